@@ -1,0 +1,47 @@
+"""Barreleye: a small language model with a transparent head.
+
+Names are imported when first used, so that `import barreleye` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "config",
+    "DataConfig": "config",
+    "ModelConfig": "config",
+    "PRESETS": "config",
+    "Sampling": "config",
+    "TrainConfig": "config",
+    "preset": "config",
+    "Conversation": "data.chat_format",
+    "Message": "data.chat_format",
+    "Persona": "data.sheet",
+    "load_persona": "data.sheet_file",
+    "Tokenizer": "data.tokenizer",
+    "learn_bpe": "data.tokenizer",
+    "learn_characters": "data.tokenizer",
+    "KVCache": "model.cache",
+    "Transformer": "model.transformer",
+    "count": "model.count",
+    "Run": "run",
+    "Chat": "inference.chat",
+    "generate": "inference.generate",
+    "grow": "training.grow",
+    "resume": "training.grow",
+    "train": "training.loop",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'barreleye' has no attribute {name!r}")
+    return getattr(import_module(f"barreleye.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,122 @@
+"""Turns -> token ids: one format (ChatML) for training, chat, server and export alike.
+
+    <|im_start|>user
+    hello<|im_end|>
+    <|im_start|>assistant
+    blub<|im_end|>
+
+Three choices keep training, generation and the exported template equal token for token:
+
+- Every message ends in <|im_end|> and a newline, the last one too. So a conversation's ids begin with its
+  own ids of some turns ago. Generation stops at <|im_end|>, and the newline opens what comes next.
+- Content loses the whitespace around it (the template says `trim`). What follows "user\\n" thus never begins
+  with whitespace, no word of the pre-tokenizer spans the two, and header and content may be encoded apart.
+- Special tokens are put in by id. What a person types is only ever encoded as ordinary text.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from barreleye.data.tokenizer import Tokenizer
+
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+CHAT_SPECIAL_TOKENS = (IM_START, IM_END)
+ROLES = ("system", "user", "assistant")
+
+# Written to chat_template.jinja; Jinja's `trim` is Python's str.strip.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `shared`: belongs to a follow-up that the sheet declares ("why?"), never scored as unseen."""
+
+    role: str
+    content: str
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"a message cannot have the role {self.role!r}; roles are {', '.join(ROLES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of one chat, in order, and what it is about."""
+
+    messages: tuple[Message, ...]
+    topic: str = ""
+
+
+class Part(IntEnum):
+    """What a token belongs to. A reply is the content of an assistant's message and its closing <|im_end|>.
+
+    Non-zero: a loss on replies counts the token. REPLY alone: in held-out chats, a reply to an unseen prompt.
+    """
+
+    OTHER = 0
+    SHARED_REPLY = 1
+    REPLY = 2
+
+
+def encode_chat(
+    messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = False
+) -> tuple[list[int], list[Part]]:
+    """The ids of a conversation and, for each, its part; with a generation prompt, the assistant speaks next.
+
+    Raises ValueError where the tokenizer has no chat tokens or cannot encode the text.
+    """
+    return _encode(messages, tokenizer, tokenizer.encode, add_generation_prompt)
+
+
+def encode_chats(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[Part]]]:
+    """`encode_chat` of each conversation, in order; fast: each distinct text is encoded once, in a batch."""
+    texts = list(dict.fromkeys(chat_texts(conversations)))
+    ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+    for conversation in conversations:
+        yield _encode(conversation.messages, tokenizer, ids_of.__getitem__)
+
+
+def chat_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """All that is encoded as ordinary text, headers and newlines included: what a tokenizer learns from."""
+    for conversation in conversations:
+        for message in conversation.messages:
+            yield from (_header(message.role), message.content.strip(), "\n")
+
+
+def _header(role: str) -> str:
+    return role + "\n"
+
+
+def _encode(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    ids_of: Callable[[str], list[int]],
+    add_generation_prompt: bool = False,
+) -> tuple[list[int], list[Part]]:
+    im_start, im_end, newline = tokenizer.id_of(IM_START), tokenizer.id_of(IM_END), ids_of("\n")
+    ids: list[int] = []
+    parts: list[Part] = []
+    for message in messages:
+        header, content = ids_of(_header(message.role)), ids_of(message.content.strip())
+        ids += [im_start, *header, *content, im_end, *newline]
+        parts += [Part.OTHER] * (1 + len(header))
+        parts += [_part_of(message)] * (len(content) + 1)
+        parts += [Part.OTHER] * len(newline)
+    if add_generation_prompt:
+        ids += [im_start, *ids_of(_header("assistant"))]
+        parts += [Part.OTHER] * (len(ids) - len(parts))
+    return ids, parts
+
+
+def _part_of(message: Message) -> Part:
+    if message.role != "assistant":
+        return Part.OTHER
+    return Part.SHARED_REPLY if message.shared else Part.REPLY

@@ -1,0 +1,73 @@
+"""How people type: `dress` writes a clean prompt the way one might; `normalize` undoes all but typos."""
+
+import random
+import unicodedata
+
+TYPO_RATE = 0.06
+_MARKS = "?!. "
+_QWERTY = (
+    "q:wa w:qes e:wrd r:etf t:ryg y:tuh u:yij i:uok o:ipl p:ol a:qsz s:adwx d:sfec f:dgrv g:fhtb h:gjyn "
+    "j:hkum k:jli l:ko z:xa x:zcs c:xvd v:cbf b:vng n:bmh m:nj"
+)
+_NEARBY = dict(key.split(":") for key in _QWERTY.split())  # the keys around each letter
+
+
+class _PunctuationTable(dict[int, int | None]):
+    """For str.translate: drops Unicode punctuation, filled in as characters are met."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.category(chr(code)).startswith("P") else code
+        return self[code]
+
+
+_NO_PUNCTUATION = _PunctuationTable()
+
+
+def normalize(text: str) -> str:
+    """What two texts must share to count as the same one: NFKC, case folded, no punctuation, single spaces.
+
+    A text of nothing but punctuation stays as it is, so that "?" and "..." are still two prompts.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    folded = text.casefold()
+    words = folded.translate(_NO_PUNCTUATION).split() or folded.split()
+    return " ".join(words) if text.isascii() else unicodedata.normalize("NFKC", " ".join(words))
+
+
+def dress(text: str, rng: random.Random) -> str:
+    """Write a clean prompt as a person might: casing, final marks, now and then one typo. Never empty."""
+    if rng.random() < TYPO_RATE:
+        text = typo(text, rng)
+    bare = text.rstrip(_MARKS)
+    if not bare:  # "?" or "...": the marks are all there is
+        return text
+    roll = rng.random()
+    if roll < 0.25:
+        text = bare
+    elif roll < 0.37:
+        text = bare + rng.choice(("??", "!!", "..."))
+    elif roll < 0.50 and text == bare:
+        text = bare + rng.choice((".", ".", "!"))
+    roll = rng.random()
+    if roll < 0.10:
+        return text.upper()
+    if roll < 0.35:  # who writes a capital at the start also writes "I"
+        return text[0].upper() + text[1:].replace(" i ", " I ").replace(" i'", " I'")
+    return text
+
+
+def typo(text: str, rng: random.Random) -> str:
+    """Swap two letters, drop one, double one, or hit the key beside it. Very short texts stay as they are."""
+    inside = [i for i in range(1, len(text)) if text[i - 1].isalpha() and text[i].isalpha()]
+    if len(inside) < 3:
+        return text
+    i = rng.choice(inside)
+    kind = rng.choice(("swap", "drop", "double", "nearby"))
+    if kind == "swap":
+        return text[: i - 1] + text[i] + text[i - 1] + text[i + 1 :]
+    if kind == "drop":
+        return text[:i] + text[i + 1 :]
+    if kind == "nearby" and text[i] in _NEARBY:
+        return text[:i] + rng.choice(_NEARBY[text[i]]) + text[i + 1 :]
+    return text[:i] + text[i] + text[i:]

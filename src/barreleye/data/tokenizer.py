@@ -1,0 +1,238 @@
+"""Text <-> token ids. A token is a string of bytes with a number; a tokenizer is the list of them.
+
+Two kinds: `learn_characters` (each character that occurs is a token) and `learn_bpe` (each byte is one, and so
+are the byte strings that occur most: any text can be encoded). Both are saved as Hugging Face's tokenizer.json.
+"""
+
+import codecs
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+
+from barreleye.data.bpe import BYTE_LETTERS, PRE_TOKENIZER, count_words, learn_merges, letters_to_bytes
+
+FILE_NAME = "tokenizer.json"
+MAX_FILE_BYTES = 64 * 2**20  # the largest in use, of 256,000 tokens, take half of it
+KINDS = {("WordLevel", "Fuse"): "characters", ("BPE", "ByteLevel"): "bpe"}  # by model and decoder
+PROBE = "a  é\n🐟\x00"  # what a byte-level tokenizer of another house must give back unchanged
+VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
+
+
+class Tokenizer:
+    """A learned vocabulary. Immutable; two are equal when their tokenizer.json is.
+
+    kind: "characters" or "bpe". vocab_size: number of tokens. special_ids: ids that no text is encoded to.
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        self._library = library
+        # What a person types is text, even where it reads <|im_end|>, and none of it is cut off or filled up.
+        library.encode_special_tokens = True
+        library.no_truncation()
+        library.no_padding()
+        self.kind = KINDS[type(library.model).__name__, type(library.decoder).__name__]
+        added = library.get_added_tokens_decoder()
+        self._special = {token.content: token_id for token_id, token in added.items() if token.special}
+        self.special_ids = frozenset(self._special.values())
+
+        tokens = sorted(library.get_vocab().items(), key=lambda item: item[1])
+        assert [token_id for _, token_id in tokens] == list(range(len(tokens)))
+        spelled_in_letters = self.kind == "bpe"
+        self._bytes = [
+            letters_to_bytes(token) if spelled_in_letters and token_id not in added else token.encode("utf-8")
+            for token, token_id in tokens
+        ]
+        self._id_of_character = {token: token_id for token, token_id in tokens if token_id not in added}
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self._library.to_str() == other._library.to_str()
+
+    def __hash__(self) -> int:
+        return hash(self._library.to_str())
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.kind}, {self.vocab_size} tokens)"
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; raises ValueError for a character that cannot be encoded."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, on all cores."""
+        if self.kind == "characters":
+            return [self._look_up(text) for text in texts]
+        for text in texts:
+            _refuse_lone_surrogates(text)
+        return [row.ids for row in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _look_up(self, text: str) -> list[int]:
+        try:
+            return [self._id_of_character[character] for character in text]
+        except KeyError as error:
+            character = error.args[0]
+            raise ValueError(
+                f"this tokenizer has not seen {_name(character)}, at character {text.index(character) + 1}: "
+                "leave it out, or learn from text that has it (a bpe tokenizer takes any text)"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens spelled out; bytes that make no whole character become U+FFFD."""
+        return b"".join([self.token_bytes(token_id) for token_id in ids]).decode("utf-8", "replace")
+
+    def stream(self) -> "TextStream":
+        """A decoder to be fed id by id."""
+        return TextStream(self)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for, in UTF-8: perhaps only a part of a character."""
+        if not 0 <= token_id < self.vocab_size:
+            raise ValueError(f"there is no token {token_id}; this tokenizer has 0 to {self.vocab_size - 1}")
+        return self._bytes[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """A token for the eye: "␣" for a space, "↵" for a newline, "\\xf0" for a byte of a cut character."""
+        text = self.token_bytes(token_id).decode("utf-8", "backslashreplace").translate(VISIBLE)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+    def id_of(self, special_token: str) -> int:
+        """The id of a special token; raises ValueError where the tokenizer does not have it."""
+        if special_token not in self._special:
+            has = ", ".join(self._special) or "none"
+            raise ValueError(
+                f"this tokenizer has no special token {special_token} (it has {has}); learn one from chats"
+            )
+        return self._special[special_token]
+
+    def save(self, path: str | Path) -> None:
+        """Write a Hugging Face tokenizer.json: to `path` if it ends in .json, else into the folder `path`."""
+        file = _file_at(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self._library.to_str(pretty=True), encoding="utf-8", newline="\n")
+
+    @staticmethod
+    def load(path: str | Path) -> "Tokenizer":
+        """Read our tokenizer.json, or any byte-level BPE; raises ValueError with what is wrong."""
+        file = _file_at(path)
+        try:
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
+            return _parse(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{file}: there is no such file; a model folder holds its tokenizer") from None
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+
+class TextStream:
+    """Turns ids into text as they come, and holds the bytes of a character back until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token_id: int) -> str:
+        """The text that this token completes: perhaps none yet."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """What is left when no more tokens come: "" or U+FFFD for a broken character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def learn_characters(text: str, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """One token for each character of the text, in the order of Unicode, and then the special tokens."""
+    if not text:
+        raise ValueError("there is no text to learn characters from")
+    _refuse_lone_surrogates(text)
+    _refuse_typable(special_tokens)
+    vocab = {token: token_id for token_id, token in enumerate([*sorted(set(text)), *special_tokens])}
+    # The library asks for the name of an "unknown" token; none has that name, so it too refuses the unseen.
+    library = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unseen>"))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.decoder = decoders.Fuse()
+    return _with_special_tokens(library, special_tokens)
+
+
+def learn_bpe(texts: Iterable[str], vocab_size: int = 4096, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """At most `vocab_size` tokens: the special ones, the 256 bytes, and one for each merge, in that order."""
+    texts = list(texts)
+    for text in texts:
+        _refuse_lone_surrogates(text)
+    _refuse_typable(special_tokens)
+    tokens = [*special_tokens, *sorted(BYTE_LETTERS)]
+    if vocab_size < len(tokens):
+        raise ValueError(f"vocab_size {vocab_size} is too small; bytes and special tokens take {len(tokens)}")
+
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    merges: list[tuple[str, str]] = []
+    learning = learn_merges(count_words(texts))
+    while len(vocab) < vocab_size and (merge := next(learning, None)):
+        vocab.setdefault(merge.token, len(vocab))
+        merges.append((merge.left, merge.right))
+
+    library = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    library.pre_tokenizer = PRE_TOKENIZER
+    library.decoder = decoders.ByteLevel()
+    return _with_special_tokens(library, special_tokens)
+
+
+def _with_special_tokens(library: tokenizers.Tokenizer, special_tokens: Sequence[str]) -> Tokenizer:
+    library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    return Tokenizer(library)
+
+
+def _refuse_typable(special_tokens: Sequence[str]) -> None:
+    """A special token of one word could be learned as an ordinary one; what is typed would become special."""
+    for token in special_tokens:
+        if len(PRE_TOKENIZER.pre_tokenize_str(token)) < 2:
+            raise ValueError(f"special token {token!r} could be typed; put marks around it, as in <|{token}|>")
+
+
+def _refuse_lone_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{_name(text[error.start])}, at character {error.start + 1}, is half a character "
+            "(a lone surrogate) and cannot be encoded: leave it out"
+        ) from None
+
+
+def _name(character: str) -> str:
+    return f"{character!r} ({unicodedata.name(character, f'U+{ord(character):04X}')})"
+
+
+def _file_at(path: str | Path) -> Path:
+    return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE_NAME
+
+
+def _parse(text: str) -> Tokenizer:
+    """Only a vocabulary of characters or of bytes is read: it gives back, unchanged, whatever it encodes."""
+    try:
+        library = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library has no narrower class for a bad file
+        raise ValueError(f"not a tokenizer.json ({error})") from None
+    kind = KINDS.get((type(library.model).__name__, type(library.decoder).__name__))
+    if kind is None or library.normalizer is not None:
+        raise ValueError("neither a tokenizer by characters nor byte-level BPE without a normalizer")
+    vocab = library.get_vocab()
+    if set(vocab.values()) != set(range(len(vocab))):
+        raise ValueError("token ids must count from 0 up, without gaps")
+    ordinary = vocab.keys() - {token.content for token in library.get_added_tokens_decoder().values()}
+    if kind == "characters" and any(len(token) != 1 for token in ordinary):
+        raise ValueError("a token of this tokenizer is not one character")
+    if kind == "bpe" and not (set(BYTE_LETTERS) <= ordinary and set("".join(ordinary)) <= set(BYTE_LETTERS)):
+        raise ValueError("the tokens are not spelled in GPT-2's 256 byte letters")
+    tokenizer = Tokenizer(library)
+    if kind == "bpe" and tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
+        raise ValueError("a text that it encodes is not the text that it decodes")
+    return tokenizer

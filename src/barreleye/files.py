@@ -1,0 +1,117 @@
+"""Files that are whole or absent: whatever happens to the process or the machine, nothing is half written."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_FILE = 64 * 2**30
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` so that, whatever happens, `path` holds either all of it or what it held before."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            _sync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> None:
+    """A folder with a manifest of SHA-256 sums, renamed into place once it is whole, and then never touched."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, data in files.items():
+            write_file(partial / name, data)
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        write_file(partial / "manifest.json", to_json(sums))
+        shutil.rmtree(path, ignore_errors=True)  # the same step, saved by a training that was since resumed earlier
+        partial.replace(path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def check_manifest(folder: Path) -> None:
+    """Raises ValueError when a file of the folder is not the one that was written."""
+    try:
+        sums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        for name, expected in sums.items():
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise ValueError(f"{folder / name}: is damaged (its SHA-256 differs from the manifest)")
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        raise ValueError(f"{folder}: its manifest or a file of it is missing or damaged") from None
+
+
+def read_tensors(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file. Raises ValueError for one that is missing, cut short or not safetensors."""
+    import safetensors.torch
+
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file")
+    if file.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{file}: is larger than any model of ours")
+    try:
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file}: is not a whole safetensors file ({error})") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last. Windows has no handle for a folder, and keeps renames in its journal."""
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # not every file system knows it
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's cache there
+            return
+    os.fsync(handle)
+
+
+def lock_file(handle: int) -> None:
+    """Lock without waiting; the lock goes with the process, however it ends."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    if file.exists():
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)

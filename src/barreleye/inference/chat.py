@@ -1,0 +1,46 @@
+"""A conversation with a model, trimmed at whole turns so that it always fits the context."""
+
+from collections.abc import Iterator
+
+from barreleye.config import Sampling
+from barreleye.data.chat_format import IM_END, IM_START, Message, encode_chat
+from barreleye.data.tokenizer import Tokenizer
+from barreleye.inference.generate import generate_tokens, stream_text
+from barreleye.model.transformer import Transformer
+
+LONGEST_REPLY = 128
+
+
+class Chat:
+    """Remembers what was said. `system` is a turn of its own that is never trimmed."""
+
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling | None = None, system: str = ""
+    ) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling or Sampling()
+        self.stop_ids = frozenset({tokenizer.id_of(IM_END), tokenizer.id_of(IM_START)})
+        self.system = [Message("system", system)] if system else []
+        self.messages: list[Message] = []
+
+    def ask(self, text: str) -> str:
+        """The reply to `text`, whole."""
+        return "".join(self.stream(text))
+
+    def stream(self, text: str) -> Iterator[str]:
+        """The reply to `text`, piece by piece. Raises ValueError when the text alone does not fit the context."""
+        room = self.model.config.context_length
+        longest = min(LONGEST_REPLY, max(1, room // 2))
+        turns = [*self.messages, Message("user", text)]
+        while len(ids := self._encode(turns)) > room - longest and len(turns) > 1:
+            turns = turns[2:]  # the oldest exchange: what was asked and what was answered go together
+        if len(ids) >= room:
+            raise ValueError(f"that is {len(ids)} tokens, and the model sees {room} at a time; say it shorter")
+        tokens = generate_tokens(self.model, ids, min(longest, room - len(ids)), self.sampling, self.stop_ids)
+        pieces = []
+        for piece in stream_text(self.tokenizer, tokens):
+            pieces.append(piece)
+            yield piece
+        self.messages = [*turns, Message("assistant", "".join(pieces))]
+
+    def _encode(self, turns: list[Message]) -> list[int]:
+        return encode_chat([*self.system, *turns], self.tokenizer, add_generation_prompt=True)[0]

@@ -1,0 +1,78 @@
+"""What a model is made of: parameters, FLOPs and memory, every component visible and countable."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from barreleye.config import ModelConfig
+from barreleye.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Component:
+    name: str
+    shape: tuple[int, ...]
+    copies: int  # how many of it there are: one per layer, or one
+
+    @property
+    def parameters(self) -> int:
+        return prod(self.shape) * self.copies
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters by component; floating-point operations per token; bytes while training in float32."""
+
+    components: tuple[Component, ...]
+    flops_forward: int
+    flops_training: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    cache_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        return sum(component.parameters for component in self.components)
+
+
+def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw") -> Count:
+    """Count a model without building it (its tensors live on the meta device).
+
+    A matrix of n weights costs 2n FLOPs per token forward, and twice that again backward; attention adds
+    4 * context * d_model per layer forward (Kaplan et al. 2020, section 2.1, for a full context). Activations are those that
+    the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+    seen: dict[str, Component] = {}
+    for name, parameter in model.named_parameters():
+        label = ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
+        copies = seen[label].copies + 1 if label in seen else 1
+        seen[label] = Component(label, tuple(parameter.shape), copies)
+    components = tuple(seen.values())
+    total = sum(c.parameters for c in components)
+    matrices = sum(
+        c.parameters for c in components if len(c.shape) == 2 and c.name not in ("embed.weight", "positions.weight")
+    )
+    matrices += config.vocab_size * config.d_model if config.tie_embeddings else 0  # the tied head still multiplies
+    forward = 2 * matrices + 4 * config.n_layers * config.context_length * config.d_model
+    # Muon keeps one moment for a block matrix, AdamW two for everything else.
+    muon = sum(c.parameters for c in components if c.name.startswith("blocks.") and len(c.shape) == 2)
+    moments = 2 * total - (muon if optimizer == "muon" else 0)
+    mlp_width = config.d_ff * (3 if config.activation == "swiglu" else 2)
+    attention_width = config.d_model * 2 + (config.n_heads + 2 * config.kv_heads) * config.d_head
+    per_layer = 4 * config.d_model + attention_width + mlp_width + 2 * config.n_heads * config.context_length
+    per_token = config.n_layers * per_layer + 2 * config.d_model + 2 * config.vocab_size
+    return Count(
+        components=components,
+        flops_forward=forward,
+        flops_training=3 * forward,
+        weight_bytes=4 * total,
+        gradient_bytes=4 * total,
+        optimizer_bytes=4 * moments,
+        activation_bytes=4 * per_token * batch_tokens,
+        cache_bytes=4 * 2 * config.n_layers * config.context_length * config.kv_heads * config.d_head,
+    )

@@ -1,0 +1,237 @@
+"""The run folder: what a training leaves behind, and the only code that knows where each thing lies in it.
+
+Everything is written whole or not at all (files.py), so a process killed at any moment leaves a folder that opens and
+resumes. Tensors are safetensors, the rest is TOML or JSON; nothing is a pickle.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from barreleye.config import Config
+from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, Conversation
+from barreleye.data.corpus import Corpus, chat_line, read_chats, read_text
+from barreleye.data.tokenizer import Tokenizer
+from barreleye.files import (
+    check_manifest,
+    json_lines,
+    lock_file,
+    read_tensors,
+    to_json,
+    write_file,
+    write_folder,
+)
+
+if TYPE_CHECKING:  # reading a run's figures does not wait for torch
+    from torch import Tensor
+
+    from barreleye.model.transformer import Transformer
+
+RUNS = Path("runs")
+STATES_KEPT = 2
+
+
+class Run:
+    """A training's folder, given by its path or by its name under `runs/`. Raises ValueError if there is none."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = find(path)
+        self.config = Config.from_toml(self.path / "config.toml")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, step {self.step} of {self.config.train.steps})"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    # What it learned -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.path / "model")
+
+    def load_model(self, device: str = "cpu") -> "Transformer":
+        """The model as last saved, ready to talk. Raises ValueError for weights that are missing or damaged."""
+        from barreleye.model.huggingface import from_huggingface
+        from barreleye.model.transformer import Transformer
+
+        file = self.path / "model" / "model.safetensors"
+        theirs = read_tensors(file)
+        try:
+            model = Transformer(self.config.model)
+            model.load_state_dict(from_huggingface(theirs, self.config.model))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        return model.to(device).eval()
+
+    def save_model(self, weights: "dict[str, Tensor]") -> None:
+        """Put the weights into the Hugging Face model folder, in one rename."""
+        from safetensors.torch import save
+
+        from barreleye.model.huggingface import to_huggingface
+
+        theirs = {name: tensor.float().cpu() for name, tensor in to_huggingface(weights, self.config.model).items()}
+        write_file(self.path / "model" / "model.safetensors", save(theirs, {"format": "pt"}))
+
+    # What it read --------------------------------------------------------------------------------------------------
+
+    def corpus(self) -> Corpus:
+        """Both sides of the split, as they were."""
+        report = json.loads((self.path / "data" / "report.json").read_text(encoding="utf-8"))
+        sides: list[Sequence[Conversation] | str] = []
+        for side in ("train", "held_out"):
+            chats = self.path / "data" / f"{side}.jsonl"
+            sides.append(read_chats(chats) if chats.exists() else _read_side(chats.with_suffix(".txt")))
+        return Corpus(sides[0], sides[1], report)
+
+    # What happened while it learned --------------------------------------------------------------------------------
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of the record. A last line torn by a crash is left out."""
+        return list(json_lines(self.path / "metrics.jsonl"))
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget what was recorded after the state that a resumed training starts from."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        write_file(self.path / "metrics.jsonl", "".join(kept).encode())
+
+    @property
+    def step(self) -> int:
+        """The last step whose state was saved."""
+        return max(self.states(), default=0)
+
+    def states(self) -> list[int]:
+        folder = self.path / "state"
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def save_state(self, step: int, tensors: "dict[str, Tensor]") -> None:
+        """Keep all that is needed to go on from `step`; the last two such states stay."""
+        from safetensors.torch import save
+
+        write_folder(
+            self.path / "state" / str(step),
+            {"state.safetensors": save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})},
+        )
+        for old in self.states()[:-STATES_KEPT]:
+            shutil.rmtree(self.path / "state" / str(old), ignore_errors=True)
+
+    def load_state(self) -> "tuple[int, dict[str, Tensor]]":
+        """The newest state whose manifest holds. Raises ValueError if there is none."""
+        damage = "there is none"
+        for step in reversed(self.states()):
+            folder = self.path / "state" / str(step)
+            try:
+                check_manifest(folder)
+                return step, read_tensors(folder / "state.safetensors")
+            except ValueError as error:
+                damage = str(error)
+        raise ValueError(f"{self.path}: no saved state to resume from: {damage}")
+
+    # Its folder ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a training writes here. Raises ValueError when another process holds it."""
+        with (self.path / "lock").open("a+b") as file:
+            try:
+                lock_file(file.fileno())
+            except OSError:
+                raise ValueError(
+                    f"{self.path}: another training is writing here; wait for it, or choose another --out"
+                ) from None
+            yield
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a training is writing here now."""
+        try:
+            with self.lock():
+                return False
+        except ValueError:
+            return True
+
+
+def find(path: str | Path) -> Path:
+    """The folder of a run, given by path or by name."""
+    candidates = [Path(path)] if Path(path).is_absolute() else [Path(path), RUNS / path]
+    for candidate in candidates:
+        if (candidate / "config.toml").is_file():
+            return candidate
+    known = ", ".join(run.name for run in list_runs()) or "none yet; `barreleye train` grows one"
+    raise ValueError(f"there is no run at {str(path)!r} (runs here: {known})")
+
+
+def list_runs(folder: Path = RUNS) -> list[Run]:
+    """The runs under `folder`, the newest first; one whose config cannot be read is left out."""
+    runs = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (path / "config.toml").is_file():
+            with contextlib.suppress(ValueError):
+                runs.append(Run(path))
+    return sorted(runs, key=lambda run: (run.path / "config.toml").stat().st_mtime, reverse=True)
+
+
+def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Run:
+    """Make the folder of a new training. `config.toml` comes last: a folder that has one is complete."""
+    if (path / "config.toml").exists():
+        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; choose another --out")
+    (path / "data").mkdir(parents=True, exist_ok=True)
+    for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
+        if isinstance(documents, str):
+            write_file(path / "data" / f"{side}.txt", documents.encode())
+        else:
+            write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
+    write_file(path / "data" / "report.json", to_json(corpus.report))
+    _write_model_folder(path / "model", config, tokenizer, chats=not isinstance(corpus.train, str))
+    write_file(path / "config.toml", config.to_toml().encode())
+    return Run(path)
+
+
+def _write_model_folder(folder: Path, config: Config, tokenizer: Tokenizer, chats: bool) -> None:
+    """The small files of a Hugging Face model folder; the weights join them as they are learned."""
+    from barreleye.model.huggingface import huggingface_config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    end = IM_END if chats else None
+    end_id = tokenizer.id_of(IM_END) if chats else None
+    tokenizer.save(folder)
+    context = config.model.context_length
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": end,
+        "pad_token": end,
+    }
+    generation = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "eos_token_id": end_id,
+        "pad_token_id": end_id,
+    }
+    write_file(folder / "config.json", to_json(huggingface_config(config.model, bos=end_id, eos=end_id)))
+    write_file(
+        folder / "tokenizer_config.json",
+        to_json({k: v for k, v in tokenizer_config.items() if v is not None}),
+    )
+    write_file(folder / "generation_config.json", to_json({k: v for k, v in generation.items() if v is not None}))
+    if chats:
+        write_file(folder / "chat_template.jinja", CHAT_TEMPLATE.encode())
+    source = config.data.source if config.data.kind == "persona" else config.data.kind
+    card = f"# {source}\n\nA small language model grown from scratch with Barreleye, {config.model.n_layers} layers wide {config.model.d_model}.\n"
+    write_file(folder / "README.md", card.encode())
+
+
+def _read_side(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return read_text(file)  # says what is wrong with it

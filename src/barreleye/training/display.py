@@ -1,0 +1,119 @@
+"""What a person sees while a model learns: a live panel on a terminal, plain lines elsewhere."""
+
+import math
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from barreleye.config import Config
+
+BARS = "▁▂▃▄▅▆▇█"
+PLAIN_LINES = 20  # a plain log shows about this many steps
+
+
+class Display:
+    """Shows the recorder's lines. Use as a context: the terminal is given back at the end."""
+
+    def __init__(self, config: Config, title: str, start: int = 0, console: Console | None = None) -> None:
+        self.steps, self.title = config.train.steps, title
+        self.console = console or Console(stderr=False, highlight=False)
+        self.losses: list[float] = []
+        self.latest: dict[str, Any] = {}
+        self.held_out = ""
+        self.samples: list[dict[str, str]] = []
+        self.start, self.first_second = start, 0.0
+        self.progress = Progress(
+            TextColumn("{task.completed}/{task.total} steps"), BarColumn(None), TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(), console=self.console,
+        )  # fmt: skip
+        self.task = self.progress.add_task("", total=self.steps, completed=start)
+        self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self.render)
+        self.on_terminal = self.console.is_terminal
+
+    def __enter__(self) -> Self:
+        if self.on_terminal:
+            self.live.start()
+        else:
+            self.console.print(self.title)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.on_terminal:
+            self.live.stop()
+
+    def show(self, line: dict[str, Any]) -> None:
+        """Take in one line of the record."""
+        if "loss" in line:
+            self.losses.append(line["loss"])
+            if not self.latest:
+                self.first_second = line["seconds"]
+            self.latest = line
+            self.progress.update(self.task, completed=line["step"])
+            every = max(1, self.steps // PLAIN_LINES)
+            if not self.on_terminal and (line["step"] % every == 0 or line["step"] == self.steps):
+                self.console.print(self.figures(), soft_wrap=True)
+        elif "held_out" in line:
+            self.held_out = describe(line["held_out"])
+            if not self.on_terminal:
+                self.console.print(f"step {line['step']}: {self.held_out}", soft_wrap=True, markup=False)
+        elif "samples" in line:
+            self.samples = line["samples"]
+            if not self.on_terminal:
+                for sample in self.samples:
+                    self.console.print(f"  {as_line(sample)}", soft_wrap=True, markup=False)
+
+    def figures(self) -> str:
+        line = self.latest
+        if not line:
+            return "..."
+        seconds = max(line["seconds"], 1e-9)
+        norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
+        return (
+            f"step {line['step']}/{self.steps}  loss {mean_of_last(self.losses):.3f}  {line['tokens'] / seconds:,.0f} tokens/s"
+            f"  rate {line['rate']:.0%} of peak  gradient norm {norm}"
+        )
+
+    def render(self) -> Panel:
+        parts: list[Any] = [
+            self.progress,
+            Text(self.figures()),
+            Text("loss " + sparkline(self.losses), style="cyan"),
+        ]
+        if self.held_out:
+            parts.append(Text(self.held_out, style="green"))
+        parts += [Text(as_line(sample), style="italic") for sample in self.samples]
+        return Panel(Group(*parts), title=self.title, border_style="blue")
+
+
+def describe(held_out: dict[str, Any]) -> str:
+    """A held-out score in a line."""
+    score, name = (
+        (held_out["replies"], "held-out replies") if held_out["replies"] else (held_out["all"], "held-out text")
+    )
+    perplexity = math.exp(min(score["loss"], 700))
+    return f"{name}: loss {score['loss']:.4f}, perplexity {perplexity:.2f}, {score['bits_per_byte']:.3f} bits per byte"
+
+
+def as_line(sample: dict[str, str]) -> str:
+    reply = " ".join(sample["reply"].split())
+    return f"> {sample['prompt']}  ·  {reply or '(says nothing yet)'}"
+
+
+def mean_of_last(values: list[float], n: int = 20) -> float:
+    recent = values[-n:]
+    return sum(recent) / max(1, len(recent))
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """The course of a loss in one line of bars."""
+    if len(values) < 2:
+        return ""
+    per_bar = max(1, len(values) // width)
+    means = [mean_of_last(values[i : i + per_bar], per_bar) for i in range(0, len(values), per_bar)]
+    low, high = min(means), max(means)
+    return "".join(BARS[int((v - low) / max(high - low, 1e-9) * (len(BARS) - 1))] for v in means)

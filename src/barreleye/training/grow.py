@@ -1,0 +1,248 @@
+"""From a character sheet, a text or chats to a run that talks: prepare the data, open the run, record, and train."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from barreleye import config as knobs
+from barreleye import run as runs
+from barreleye.config import Config, DataConfig, did_you_mean
+from barreleye.data.batches import ChatBatches, HeldOutBatch, TextBatches, encode_text, map_if_large
+from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation
+from barreleye.data.corpus import Corpus, prepare
+from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.model.parts import check_parts
+from barreleye.model.transformer import Transformer
+from barreleye.run import Run
+from barreleye.training.device import resolve
+from barreleye.training.display import Display
+from barreleye.training.loop import Learner, NonFinite, train
+from barreleye.training.recorder import Line, Recorder, sample_prompts
+
+QUICK_LOOK = 400  # held-out chats scored on the way; the end scores them all
+QUICK_TOKENS = 20_000  # likewise for text
+HELD_OUT_BATCH_TOKENS = 8192  # no gradients to hold, so a larger batch fits
+
+Say = Callable[[str], None]
+
+
+def grow(
+    persona: str | None = None,
+    *,
+    text: str | Path | None = None,
+    chats: str | Path | None = None,
+    preset: str = "fish",
+    out: str | Path | None = None,
+    from_run: str | Path | Run | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Grow a model and return its run.
+
+    Learns from one of: `persona` (a character's name or sheet), `text` (a file, or "shakespeare"), `chats` (a JSONL
+    file). `options` are fields of ModelConfig, TrainConfig and DataConfig, on top of `preset`. `from_run` starts from
+    that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
+    """
+    source = Run(from_run) if isinstance(from_run, str | Path) else from_run
+    config = configure(persona, text, chats, preset, source, options)
+    path = Path(out) if out else free_name(config.data)
+    if (path / "config.toml").exists():
+        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+    say: Say = (lambda line: None) if quiet else print
+    say(f"reading {config.data.kind} {config.data.source}")
+    corpus = prepare(config.data, config.train.seed)
+    tokenizer = source.tokenizer if source else learn_tokenizer(config.data, corpus)
+    say(
+        f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}; 0 prompts on both sides of the split"
+    )
+    model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    config = dataclasses.replace(config, model=model_config, train=resolve(config.train))
+    torch.manual_seed(config.train.seed)
+    model = Transformer(model_config)
+    if source:
+        model.load_state_dict(source.load_model().state_dict())
+    run = runs.create(path, config, tokenizer, corpus)
+    return _learn(run, corpus, model, None, quiet)
+
+
+def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run:
+    """Go on with a run from its last saved state, bit for bit as if it had never stopped.
+
+    `options` may change `steps` and how often is looked and saved; other knobs would make it another run.
+    """
+    run = Run(run) if isinstance(run, str | Path) else run
+    step, kept = run.load_state()
+    may_change = {"steps", "eval_every", "sample_every", "save_every"}
+    for name in options:
+        if name not in may_change:
+            raise ValueError(
+                f"--resume cannot change {name} (only {', '.join(sorted(may_change))}); use --from for a new run"
+            )
+    train_config = dataclasses.replace(run.config.train, **options)
+    if train_config != run.config.train:
+        run.config = dataclasses.replace(run.config, train=train_config)
+        with run.lock():
+            runs.write_file(run.path / "config.toml", run.config.to_toml().encode())
+    if step >= run.config.train.steps:
+        raise ValueError(f"{run.path} has learned all its {step} steps; `--steps {2 * step}` goes on")
+    return _learn(run, run.corpus(), Transformer(run.config.model), kept, quiet)
+
+
+def configure(
+    persona: str | None,
+    text: str | Path | None,
+    chats: str | Path | None,
+    preset: str,
+    source: Run | None,
+    options: dict[str, Any],
+) -> Config:
+    """Preset (or the earlier run's shape), then options. Raises ValueError for a knob or value that does not exist."""
+    named = [
+        (kind, str(given))
+        for kind, given in (("persona", persona), ("text", text), ("chats", chats))
+        if given is not None
+    ]
+    if len(named) > 1:
+        raise ValueError(f"learn from one thing at a time, not {' and '.join(kind for kind, _ in named)}")
+    base = knobs.preset(preset)
+    config = Config(DataConfig(), source.config.model if source else base.model, base.train)
+    kind, name = named[0] if named else ("persona", "fish")
+    chosen = dict(options, kind=kind, source=name)
+    sections = {}
+    for section, kind_of in knobs.SECTIONS.items():
+        fields = {field.name for field in dataclasses.fields(kind_of)}
+        given = {key: chosen.pop(key) for key in list(chosen) if key in fields and chosen[key] is not None}
+        if section == "model" and source and given:
+            raise ValueError(f"--from keeps the earlier run's shape; leave out {', '.join(given)}")
+        sections[section] = dataclasses.replace(getattr(config, section), **given)
+    if chosen:
+        known = [field.name for kind_of in knobs.SECTIONS.values() for field in dataclasses.fields(kind_of)]
+        raise ValueError(f"there is no knob {min(chosen)!r}{did_you_mean(min(chosen), known)}")
+    check_parts(sections["model"])
+    if source and bool(source.tokenizer.special_ids) == (kind == "text"):
+        raise ValueError("--from needs data of the run's own kind: chats for a chat model, text for a text model")
+    return Config(**sections)
+
+
+def free_name(data: DataConfig) -> Path:
+    """runs/fish, or runs/fish-2 where that exists."""
+    stem = Path(data.source).stem or data.kind
+    n, path = 1, runs.RUNS / stem
+    while path.exists():
+        n, path = n + 1, runs.RUNS / f"{stem}-{n + 1}"
+    return path
+
+
+def learn_tokenizer(data: DataConfig, corpus: Corpus) -> Tokenizer:
+    """From the training side alone; characters of the held-out side are added where text is learned by characters, as
+    a model of characters cannot read one it has no row for."""
+    chats = not isinstance(corpus.train, str)
+    special = CHAT_SPECIAL_TOKENS if chats else ()
+    if data.tokenizer == "bpe" or (data.tokenizer == "auto" and chats):
+        return learn_bpe(corpus.texts(), data.vocab, special)
+    characters = set().union(*map(set, (*corpus.texts(), *Corpus(corpus.held_out, "", {}).texts())))
+    return learn_characters("".join(sorted(characters)), special)
+
+
+def make_batches(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> ChatBatches | TextBatches:
+    """The training side, cut into batches."""
+    context, tokens, seed = config.model.context_length, config.train.batch_tokens, config.train.seed
+    if isinstance(corpus.train, str):
+        return TextBatches(
+            map_if_large(encode_text(corpus.train, tokenizer), cache / "train.npy"), context, tokens, seed
+        )
+    return ChatBatches(corpus.train, tokenizer, context, tokens, seed, config.train.loss_on)
+
+
+def held_out_batches(
+    documents: Sequence[Conversation] | str, tokenizer: Tokenizer, context: int
+) -> Callable[[], Iterable[HeldOutBatch]]:
+    """The held-out side, in batches that can be read again and again."""
+    if isinstance(documents, str):
+        return TextBatches(encode_text(documents, tokenizer), context, HELD_OUT_BATCH_TOKENS).held_out
+    return ChatBatches(documents, tokenizer, context, HELD_OUT_BATCH_TOKENS).held_out
+
+
+def size_of(corpus: Corpus) -> str:
+    if isinstance(corpus.train, str):
+        return f"{len(corpus.train):,} characters to learn from, {len(corpus.held_out):,} held out"
+    return f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
+
+
+def _learn(run: Run, corpus: Corpus, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
+    config, context = run.config, run.config.model.context_length
+    batches = make_batches(corpus, run.tokenizer, config, run.path / "cache")
+    quick = corpus.held_out[: QUICK_TOKENS if isinstance(corpus.held_out, str) else QUICK_LOOK]
+    start = int(kept["counters"][0]) if kept else 0
+    parameters = sum(p.numel() for p in model.parameters())
+    title = f"{run.name}: {parameters / 1e6:.2f} million parameters on {config.train.device}, {config.train.precision}"
+    display = Display(config, title, start)
+    show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
+    with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
+        run.drop_metrics_after(start)
+        recorder = Recorder(
+            run,
+            config.train,
+            held_out_batches(quick, run.tokenizer, context),
+            sample_prompts(corpus.held_out),
+            show,
+            stopped.is_set,
+        )
+        last: list[Learner] = []
+
+        def on_step(step: Any) -> bool:
+            last[:] = [step.learner]
+            stop = recorder(step)
+            if step.step == config.train.steps:
+                recorder.held_out = held_out_batches(corpus.held_out, run.tokenizer, context)
+                recorder.evaluate(step)
+            return stop
+
+        try:
+            train(model, batches, config.train, on_step, kept)
+        except NonFinite as error:
+            for learner in last:  # none, where the first step of a resumed run fails: its state is saved already
+                run.save_model(learner.model.state_dict())
+                run.save_state(learner.step, learner.tensors())
+            raise ValueError(f"{error}; try a lower learning rate, or a longer warm-up") from None
+        finally:
+            recorder.close()
+    _report(run, quiet)
+    if stopped.is_set() and run.step < config.train.steps and not quiet:
+        print(f"stopped at step {run.step}; `barreleye train --resume {run.path}` goes on")
+    return run
+
+
+def _report(run: Run, quiet: bool) -> None:
+    from barreleye.training.report import write_learning_report
+
+    page = write_learning_report(run)
+    if not quiet:
+        print(f"the run is in {run.path}" + (f", its curves in {page}" if page else ""))
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Ctrl-C (or SIGTERM) asks the training to stop after the step at hand; a second Ctrl-C stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may listen for signals
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

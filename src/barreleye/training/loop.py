@@ -1,0 +1,172 @@
+"""The training loop. It knows a model, a function from a number to a batch, and a configuration; no files."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from barreleye.config import TrainConfig
+from barreleye.data.batches import IGNORE
+from barreleye.training.device import autocast, resolve
+from barreleye.training.optimizer import (
+    make_optimizers,
+    optimizer_tensors,
+    rate_at,
+    restore_optimizers,
+    set_rate,
+)
+
+SMALLEST_LOSS_SCALE = 1e-3  # where float16 gradients stay non-finite even so, the fault is not the scale
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+"""Batch number n -> (tokens_BT, targets_BT), int64; equal n must give equal batches, or a resumed run is another."""
+
+
+class NonFinite(ArithmeticError):
+    """A loss or gradient stopped being a number; the weights are still those of the last good step."""
+
+
+@dataclass
+class Learner:
+    """All that changes while a model learns: what must be kept to go on exactly where one stopped."""
+
+    model: nn.Module
+    optimizers: list[Optimizer]
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    tokens: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, optimizer memory, random state and counters, by flat names."""
+        kept = {f"model.{name}": t for name, t in self.model.state_dict().items() if name not in self.tied}
+        kept |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizers).items()}
+        kept["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            kept["random.cuda"] = torch.cuda.get_rng_state()
+        kept["counters"] = torch.tensor([self.step, self.tokens])
+        kept["loss_scale"] = torch.tensor(self.scaler.get_scale())
+        return kept
+
+    @property
+    def tied(self) -> set[str]:
+        """Second names of weights that have two, such as an output head that is the embedding."""
+        once = {name for name, _ in self.model.named_parameters()}
+        return {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - once
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}
+
+        missing, unexpected = self.model.load_state_dict(under("model."), strict=False)
+        assert set(missing) == self.tied and not unexpected
+        restore_optimizers(self.optimizers, under("optimizer."))
+        torch.set_rng_state(kept["random.cpu"])
+        if "random.cuda" in kept and torch.cuda.is_available():
+            torch.cuda.set_rng_state(kept["random.cuda"])
+        self.step, self.tokens = (int(n) for n in kept["counters"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": kept["loss_scale"].item()})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `on_step` is told: once before the first step (with `loss` nan), then after each."""
+
+    step: int  # steps done so far
+    loss: float  # mean over the step's learned tokens, nats
+    learning_rate: float  # share of the peak, 0..1
+    grad_norm: float  # before clipping
+    tokens: int  # read so far, padding not counted
+    seconds: float  # since this call of train began
+    learner: Learner
+
+
+OnStep = Callable[[Step], bool | None]
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    on_step: OnStep | None = None,
+    kept: dict[str, Tensor] | None = None,
+) -> Learner:
+    """Teach `model` (tokens_BT -> logits_BTV) for `config.steps` optimizer steps, in place.
+
+    `on_step` sees every step and stops the training by returning True. `kept` is `Learner.tensors()` of an earlier
+    call: the training goes on from there as if it had never stopped, bit for bit on the same machine, threads and
+    torch. Raises NonFinite, before any weight is touched, when a loss or gradient is not a number.
+    """
+    config = resolve(config)
+    torch.set_num_threads(config.threads)
+    model = model.to(config.device).train()
+    scaler = torch.amp.GradScaler(config.device.partition(":")[0], enabled=config.precision == "float16")
+    learner = Learner(model, make_optimizers(model, config), scaler)
+    if kept is not None:
+        learner.restore(kept)
+    began = time.perf_counter()
+    loss_sum = grad_norm = math.nan
+    if on_step and learner.step == 0 and on_step(Step(0, math.nan, 0.0, math.nan, 0, 0.0, learner)):
+        return learner
+    while learner.step < config.steps:
+        share = rate_at(learner.step, config)
+        set_rate(learner.optimizers, share)
+        loss_sum, learned, read = accumulate_gradients(learner, batches, config)
+        for optimizer in learner.optimizers:
+            scaler.unscale_(optimizer)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= learned
+        grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
+        if not math.isfinite(grad_norm) and scaler.get_scale() * scaler.is_enabled() <= SMALLEST_LOSS_SCALE:
+            raise NonFinite(what_is_not_finite(learner, loss_sum))
+        for optimizer in learner.optimizers:
+            scaler.step(optimizer)  # skipped where float16 gradients overflowed; the scale is then lowered
+            optimizer.zero_grad()
+        scaler.update()
+        learner.step += 1
+        learner.tokens += read
+        seconds = time.perf_counter() - began
+        report = Step(learner.step, loss_sum / learned, share, grad_norm, learner.tokens, seconds, learner)
+        if on_step and on_step(report):
+            break
+        model.train()  # on_step may have looked at the model in evaluation mode
+    return learner
+
+
+def accumulate_gradients(learner: Learner, batches: Batches, config: TrainConfig) -> tuple[float, int, int]:
+    """Sum the gradients of the step's batches. Returns the summed loss, tokens learned and tokens read.
+
+    Sums, not means of means: a batch with few learned tokens then weighs what its tokens weigh.
+    """
+    loss_sum, learned, read = 0.0, 0, 0
+    for n in range(learner.step * config.accumulate, (learner.step + 1) * config.accumulate):
+        tokens_BT, targets_BT = batches(n)
+        learned += int((targets_BT != IGNORE).sum())
+        read += tokens_BT.numel()
+        tokens_BT, targets_BT = tokens_BT.to(config.device), targets_BT.to(config.device)
+        with autocast(config):
+            logits_BTV = learner.model(tokens_BT)
+        loss = F.cross_entropy(
+            logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        learner.scaler.scale(loss).backward()
+        loss_sum += loss.item()
+    return loss_sum, max(1, learned), read
+
+
+def what_is_not_finite(learner: Learner, loss_sum: float) -> str:
+    """The first tensor, from input to output, whose gradient holds an infinity or a nan."""
+    guilty = [
+        f"the gradient of {name} has {int((~parameter.grad.isfinite()).sum())} of {parameter.numel()} values not finite"
+        for name, parameter in learner.model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    loss = "" if math.isfinite(loss_sum) else f", the loss is {loss_sum}"
+    evidence = guilty[0] if guilty else "the gradients are finite but their norm overflows"
+    return f"step {learner.step + 1}: {evidence}{loss}; the weights of step {learner.step} are kept"

@@ -1,0 +1,111 @@
+"""What is kept while a model learns: a line per step, the held-out loss, sample replies, and states to resume from.
+
+The recorder only looks: it draws from no random state but its own, so a recorded training computes what an unrecorded
+one does.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from barreleye.config import Sampling, TrainConfig
+from barreleye.data.batches import HeldOutBatch
+from barreleye.data.chat_format import Conversation
+from barreleye.data.tokenizer import Tokenizer
+from barreleye.inference.chat import Chat
+from barreleye.inference.generate import generate
+from barreleye.run import Run
+from barreleye.training.held_out import HeldOut, byte_lengths, held_out_loss
+from barreleye.training.loop import Step
+
+SAMPLES = 3
+SAMPLE_LENGTH = 48
+SAMPLE_CHARACTERS = 200
+
+Line = dict[str, Any]
+
+
+class Recorder:
+    """The `on_step` of a run. `show` is called with each line that is recorded, for a display."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: TrainConfig,
+        held_out: Callable[[], Iterable[HeldOutBatch]],
+        prompts: list[str],
+        show: Callable[[Line], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.run, self.config, self.show, self.should_stop = run, config, show, should_stop
+        self.held_out, self.prompts = held_out, prompts
+        self.tokenizer: Tokenizer = run.tokenizer
+        self.bytes_V = byte_lengths(self.tokenizer)
+        self.seconds_before = max((line.get("seconds", 0.0) for line in run.metrics()), default=0.0)
+        self.file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def __call__(self, step: Step) -> bool:
+        stopping = self.should_stop()
+        last = stopping or step.step == self.config.steps
+        if step.step:
+            self.record(
+                step=step.step,
+                loss=step.loss,
+                rate=step.learning_rate,
+                grad_norm=step.grad_norm if math.isfinite(step.grad_norm) else None,
+                tokens=step.tokens,
+                seconds=self.seconds_before + step.seconds,
+            )
+        if step.step % self.config.eval_every == 0 and not last:
+            self.evaluate(step)
+        if step.step % self.config.sample_every == 0 or last:
+            self.record(step=step.step, samples=self.samples(step))
+        if step.step % self.config.save_every == 0 or last:
+            self.save(step)
+        return stopping
+
+    def record(self, **line: Any) -> None:
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.flush()
+        self.show(line)
+
+    def evaluate(self, step: Step) -> HeldOut:
+        result = held_out_loss(step.learner.model, self.held_out(), self.bytes_V, self.config)
+        self.record(step=step.step, held_out=dataclasses.asdict(result))
+        return result
+
+    def samples(self, step: Step) -> list[dict[str, str]]:
+        """What the model answers now: to fixed prompts greedily, or how it goes on with a text, with a fixed seed."""
+        model = step.learner.model.eval()
+        answers = []
+        for prompt in self.prompts:
+            if self.tokenizer.special_ids:
+                reply = Chat(model, self.tokenizer, Sampling(temperature=0)).ask(prompt)  # type: ignore[arg-type]
+            else:
+                pieces = generate(model, self.tokenizer, prompt, SAMPLE_LENGTH * 3, Sampling(seed=1))  # type: ignore[arg-type]
+                reply = "".join(pieces)
+            answers.append({"prompt": prompt, "reply": reply[:SAMPLE_CHARACTERS]})
+        return answers
+
+    def save(self, step: Step) -> None:
+        # The model first: a run killed between the two resumes from the older state and writes this model again.
+        self.run.save_model(step.learner.model.state_dict())
+        self.run.save_state(step.step, step.learner.tensors())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def sample_prompts(held_out: Iterable[Conversation] | str) -> list[str]:
+    """The first unseen prompts of different topics, or a line's beginning of the held-out text."""
+    if isinstance(held_out, str):
+        return [held_out.lstrip()[:SAMPLE_CHARACTERS].split("\n", 1)[0][:40] or held_out[:1]]
+    prompts: dict[str, str] = {}
+    for conversation in held_out:
+        first = next(m for m in conversation.messages if m.role == "user")
+        prompts.setdefault(conversation.topic, first.content)
+        if len(prompts) == SAMPLES:
+            break
+    return list(dict.fromkeys(prompts.values()))

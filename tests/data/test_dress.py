@@ -1,0 +1,74 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from barreleye.data import dress as module
+from barreleye.data.dress import dress, normalize, typo
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("HELLO??", "hello"),
+        ("  Don't   you, then? ", "dont you then"),
+        ("ﬁsh", "fish"),
+        ("Straße", "strasse"),
+        ("¿Qué tal?", "qué tal"),
+        ("...", "..."),
+        (" ?! ", "?!"),
+        ("…", "..."),
+        ("🐟!", "🐟"),
+        ("", ""),
+    ],
+)
+def test_normalize(text, normal):
+    assert normalize(text) == normal
+
+
+@given(st.text())
+def test_normalize_is_idempotent(text):
+    assert normalize(normalize(text)) == normalize(text)
+
+
+def test_dress_reaches_every_way_to_write_hello():
+    rng = random.Random(0)
+    seen = {dress("hello", rng) for _ in range(5000)}
+    assert {"hello", "Hello", "HELLO", "HELLO??", "hello...", "Hello!!", "hello.", "HELLO!"} <= seen
+    assert any(normalize(text) != "hello" for text in seen)
+
+
+def test_dress_drops_and_doubles_the_mark_of_a_question():
+    rng = random.Random(0)
+    seen = {dress("why is that?", rng) for _ in range(3000)}
+    assert {"why is that?", "why is that", "why is that??", "WHY IS THAT"} <= seen
+    assert not any(text.endswith("?.") for text in seen)
+
+
+def test_a_capital_at_the_start_brings_a_capital_i():
+    rng = random.Random(0)
+    assert "Am i" not in {dress("am i ok", rng)[:4] for _ in range(500)}
+    assert "Can I" in {dress("can i ask", rng)[:5] for _ in range(500)}
+
+
+@given(st.text(min_size=1).filter(str.strip), st.integers())
+def test_dress_never_empties_a_text(text, seed):
+    assert dress(text, random.Random(seed)).strip()
+
+
+@given(st.text(alphabet="abcdefg i?!.,'", min_size=1).filter(str.strip), st.integers())
+def test_without_typos_normalize_undoes_a_dress(text, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TYPO_RATE", 0)
+        dressed = dress(text, random.Random(seed))
+    assert normalize(dressed) == normalize(text) or not normalize(text).isalnum()
+
+
+def test_typos_are_one_step_away_and_about_six_in_a_hundred():
+    rng = random.Random(0)
+    assert {len(typo("hello", rng)) for _ in range(200)} == {4, 5, 6}
+    assert "ehllo" in {typo("hello", rng) for _ in range(300)}
+    assert typo("hi", rng) == "hi"
+    typos = sum(normalize(dress("what do you eat?", rng)) != "what do you eat" for _ in range(10_000))
+    assert 400 < typos < 800

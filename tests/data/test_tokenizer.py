@@ -1,0 +1,303 @@
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from barreleye.data import tokenizer as tokenizer_module
+from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+
+SPECIAL = ("<|im_start|>", "<|im_end|>")
+SYLLABLES = ["blub", "fi", "sh", "wa", "ter", "glas", "s", " ", " ", " ", "?", "!", "'s", "é", "🐟", "\n", "12", "oo"]
+
+
+def chatter(seed: int, n: int = 400) -> list[str]:
+    rng = random.Random(seed)
+    return ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 30))) for _ in range(n)]
+
+
+BPE = learn_bpe(chatter(1), 600, SPECIAL)
+CHARACTERS = learn_characters("".join(SYLLABLES) + "<|im_end|>", SPECIAL)
+BOTH = pytest.mark.parametrize("tokenizer", [BPE, CHARACTERS], ids=["bpe", "characters"])
+
+
+def train_with_library(
+    texts: Sequence[str], vocab_size: int, special_tokens: Sequence[str] = ()
+) -> tokenizers.Tokenizer:
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(special_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    return library
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("special_tokens", [(), SPECIAL], ids=["plain", "chat"])
+@pytest.mark.parametrize("vocab_size", [259, 400, 100_000])
+def test_learns_what_the_tokenizers_library_learns(
+    tmp_path: Path, seed: int, special_tokens: Sequence[str], vocab_size: int
+) -> None:
+    texts = chatter(seed)
+    theirs = train_with_library(texts, vocab_size, special_tokens)
+    ours = learn_bpe(iter(texts), vocab_size, special_tokens)
+    ours.save(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    learned = json.loads(theirs.to_str())
+    assert saved["model"]["merges"] == learned["model"]["merges"]
+    assert saved["model"]["vocab"] == learned["model"]["vocab"]
+    assert saved["added_tokens"] == learned["added_tokens"]
+    unseen = chatter(seed + 100, 50)
+    assert ours.encode_batch(unseen) == [row.ids for row in theirs.encode_batch(unseen)]
+
+
+def test_bpe_ids_are_special_tokens_then_bytes_then_merges() -> None:
+    assert [BPE.id_of(token) for token in SPECIAL] == [0, 1]
+    assert BPE.special_ids == {0, 1}
+    assert sorted(BPE.token_bytes(i) for i in range(2, 258)) == sorted(bytes([byte]) for byte in range(256))
+    assert all(len(BPE.token_bytes(i)) > 1 for i in range(258, BPE.vocab_size))
+
+
+def test_bpe_pads_no_rows_in() -> None:
+    assert learn_bpe([]).vocab_size == 256
+    assert learn_bpe(["ab ab"], 4096).vocab_size == 257
+    assert learn_bpe(["ab ab"], 256).vocab_size == 256
+
+
+def test_bpe_needs_room_for_the_bytes() -> None:
+    with pytest.raises(ValueError, match="vocab_size 257 is too small; bytes and special tokens take 258"):
+        learn_bpe(["a"], 257, SPECIAL)
+
+
+@given(st.text())
+def test_bpe_round_trips_any_text(text: str) -> None:
+    ids = BPE.encode(text)
+    assert BPE.decode(ids) == text
+    assert bool(ids) == bool(text)
+    assert not BPE.special_ids & set(ids)
+
+
+@given(st.lists(st.text(SYLLABLES[0] + "é🐟\n <|im_end|>")))
+def test_characters_round_trip(texts: list[str]) -> None:
+    learned = learn_characters("".join(texts) + "x")
+    assert [learned.decode(ids) for ids in learned.encode_batch(texts)] == texts
+    assert [len(ids) for ids in learned.encode_batch(texts)] == [len(text) for text in texts]
+
+
+def test_characters_are_numbered_in_the_order_of_unicode() -> None:
+    learned = learn_characters("hello\n🐟")
+    assert (learned.kind, learned.vocab_size, learned.special_ids) == ("characters", 6, frozenset())
+    assert [learned.decode([i]) for i in range(6)] == ["\n", "e", "h", "l", "o", "🐟"]
+    assert [CHARACTERS.id_of(token) for token in SPECIAL] == [CHARACTERS.vocab_size - 2, CHARACTERS.vocab_size - 1]
+
+
+def test_an_unseen_character_is_refused_by_name() -> None:
+    learned = learn_characters("cafe")
+    with pytest.raises(ValueError, match=r"has not seen 'é' \(LATIN SMALL LETTER E WITH ACUTE\), at character 4"):
+        learned.encode("café")
+    with pytest.raises(ValueError, match=r"has not seen '\\x00' \(U\+0000\)"):
+        learned.encode("\0")
+
+
+def test_no_text_no_characters() -> None:
+    with pytest.raises(ValueError, match="no text"):
+        learn_characters("")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        BPE.encode,
+        CHARACTERS.encode,
+        learn_characters,
+        lambda text: learn_bpe([text]),
+        lambda t: BPE.encode_batch(["a", t]),
+    ],
+)
+def test_a_lone_surrogate_is_refused(use) -> None:
+    with pytest.raises(ValueError, match=r"'\\ud800' \(U\+D800\), at character 3") as refusal:
+        use("hi\ud800")
+    assert "\n" not in str(refusal.value)
+
+
+@BOTH
+@given(text=st.text("<|im_end>start", max_size=12), typed=st.sampled_from(SPECIAL))
+def test_typing_a_special_token_gives_ordinary_text(tokenizer: Tokenizer, text: str, typed: str) -> None:
+    if tokenizer.kind == "characters":
+        text, typed = "", "<|im_end|>"
+    ids = tokenizer.encode(text + typed + text)
+    assert not tokenizer.special_ids & set(ids)
+    assert tokenizer.decode(ids) == text + typed + text
+
+
+@pytest.mark.parametrize("word", ["user", "a", " the", "🐟"])
+def test_a_special_token_that_could_be_typed_is_refused(word: str) -> None:
+    for learn in (lambda: learn_bpe(["user user"], 300, [word]), lambda: learn_characters("user", [word])):
+        with pytest.raises(ValueError, match="could be typed"):
+            learn()
+
+
+@BOTH
+def test_special_tokens_are_asked_for_by_name(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([tokenizer.id_of("<|im_end|>")]) == "<|im_end|>"
+    with pytest.raises(ValueError, match=r"no special token <\|pad\|> \(it has <\|im_start\|>, <\|im_end\|>\)"):
+        tokenizer.id_of("<|pad|>")
+    with pytest.raises(ValueError, match="it has none"):
+        learn_characters("abc").id_of("a")
+
+
+@BOTH
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, token_id: int) -> None:
+    for use in (tokenizer.token_text, tokenizer.stream().feed, lambda i: tokenizer.decode([0, i])):
+        with pytest.raises(ValueError, match=f"there is no token {token_id}"):
+            use(token_id)
+
+
+def test_token_text_is_readable() -> None:
+    shown = [BPE.token_text(i) for i in BPE.encode(" \n\tÿ\x1b") if len(BPE.token_bytes(i)) == 1]
+    assert shown == ["␣", "↵", "⇥", "\\xc3", "\\xbf", "\\x1b"]
+    assert BPE.token_text(0) == "<|im_start|>"
+    assert "".join(BPE.token_text(i) for i in BPE.encode("blub fish")) == "blub␣fish"
+    assert all(BPE.token_text(i).isprintable() for i in range(BPE.vocab_size))
+
+
+@given(st.lists(st.integers(0, BPE.vocab_size - 1), max_size=40))
+def test_stream_gives_what_decode_gives_and_the_library_too(ids: list[int]) -> None:
+    stream = BPE.stream()
+    streamed = "".join(stream.feed(token_id) for token_id in ids) + stream.finish()
+    assert streamed == BPE.decode(ids)
+    assert streamed == BPE._library.decode(ids, skip_special_tokens=False)
+
+
+def test_stream_holds_back_a_character_until_it_is_whole() -> None:
+    tokenizer = learn_bpe([])
+    stream = tokenizer.stream()
+    assert [stream.feed(token_id) for token_id in tokenizer.encode("a🐟!")] == ["a", "", "", "", "🐟", "!"]
+    assert stream.finish() == ""
+    stream.feed(tokenizer.encode("🐟")[0])
+    assert stream.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["", "model", "words.json"])
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+    tokenizer.save(tmp_path / name)
+    loaded = Tokenizer.load(str(tmp_path / name))
+    assert loaded == tokenizer
+    assert hash(loaded) == hash(tokenizer)
+    assert (loaded.kind, loaded.vocab_size, loaded.special_ids) == (
+        tokenizer.kind, tokenizer.vocab_size, tokenizer.special_ids,
+    )  # fmt: skip
+    typed = "blub<|im_end|>\n"
+    assert loaded.encode(typed) == tokenizer.encode(typed)
+    assert not loaded.special_ids & set(loaded.encode(typed))
+
+
+def test_equality_is_by_content() -> None:
+    assert learn_bpe(["abab"], 260) == learn_bpe(["abab"], 260)
+    assert learn_bpe(["abab"], 260) != learn_bpe(["abab"], 260, SPECIAL)
+    assert learn_characters("ab") != learn_characters("abc")
+    assert learn_characters("ab") != "ab"
+
+
+@BOTH
+def test_transformers_gives_the_same_ids(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.save(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert len(theirs) == tokenizer.vocab_size
+    for text in chatter(7, 100):
+        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+        assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs("<|im_end|>")["input_ids"] == [tokenizer.id_of("<|im_end|>")]
+
+
+@given(st.text(min_size=1))
+def test_the_library_runs_any_alphabet_of_characters(text: str) -> None:
+    learned = learn_characters(text)
+    assert learned._library.encode(text).ids == learned.encode(text)
+    assert learned._library.decode(learned.encode(text)) == text
+
+
+def test_the_library_refuses_an_unseen_character_too() -> None:
+    with pytest.raises(Exception, match="WordLevel error"):
+        learn_characters("abc")._library.encode("abd")
+
+
+def test_a_byte_level_tokenizer_of_another_house_is_read(tmp_path: Path) -> None:
+    library = train_with_library(chatter(1), 300)
+    library.add_special_tokens(["<|endoftext|>"])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", library.token_to_id("<|endoftext|>"))]
+    )
+    library.enable_truncation(3)
+    library.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.decode(loaded.encode("blub blub, said the fish")) == "blub blub, said the fish"
+    assert loaded.id_of("<|endoftext|>") == loaded.vocab_size - 1
+
+
+def foreign_files() -> Iterator[tuple[str, str]]:
+    ours = json.loads(BPE._library.to_str())
+    characters = json.loads(CHARACTERS._library.to_str())
+    unigram = tokenizers.Tokenizer(models.Unigram([("a", 0.0)], unk_id=0))
+    words = tokenizers.Tokenizer(models.WordLevel({"hello": 0}, unk_token="hello"))
+    words.decoder = decoders.Fuse()
+    lower = train_with_library(["ab"], 300)
+    lower.normalizer = normalizers.Lowercase()
+    prefixed = train_with_library(["ab"], 300)
+    prefixed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    fewer_bytes = {token: i for i, token in enumerate("abcdef")}
+    yield "", "not a tokenizer.json"
+    yield "{", "not a tokenizer.json"
+    yield "[1, 2]", "not a tokenizer.json"
+    yield json.dumps(ours)[:-5000], "not a tokenizer.json"
+    yield json.dumps({**ours, "model": {**ours["model"], "merges": [["no", "such"]]}}), "not a tokenizer.json"
+    yield unigram.to_str(), "neither"
+    yield words.to_str(), "not one character"
+    yield lower.to_str(), "normalizer"
+    yield prefixed.to_str(), "not the text that it decodes"
+    yield json.dumps({**ours, "model": {**ours["model"], "vocab": fewer_bytes, "merges": []}}), "ids|letters"
+    far = {**characters["model"]["vocab"], "x": 10**9}
+    yield json.dumps({**characters, "model": {**characters["model"], "vocab": far}}), "without gaps"
+
+
+@pytest.mark.parametrize(("content", "complaint"), list(foreign_files()))
+def test_a_foreign_file_is_refused_in_one_line(tmp_path: Path, content: str, complaint: str) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        Tokenizer.load(file)
+    assert str(refusal.value).startswith(f"{file}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in (tmp_path, tmp_path / "no" / "folder"):
+        with pytest.raises(ValueError, match=r"tokenizer\.json: there is no such file"):
+            Tokenizer.load(missing)
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: .*decode"):
+        Tokenizer.load(file)
+    with pytest.raises(ValueError, match="no such file"):
+        Tokenizer.load(file / "deeper")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.json: cannot be read"):
+        Tokenizer.load(tmp_path / "folder.json")
+    BPE.save(file)
+    monkeypatch.setattr(tokenizer_module, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(ValueError, match="too large"):
+        Tokenizer.load(file)
