@@ -20,6 +20,9 @@ _HOMES = {
     "Message": "data.chat_format",
     "Persona": "data.sheet",
     "load_persona": "data.sheet_file",
+    "ChatBatches": "data.batches",
+    "IGNORE": "data.batches",
+    "TextBatches": "data.batches",
     "Tokenizer": "data.tokenizer",
     "learn_bpe": "data.tokenizer",
     "learn_characters": "data.tokenizer",
@@ -31,6 +34,7 @@ _HOMES = {
     "generate": "inference.generate",
     "grow": "training.grow",
     "resume": "training.grow",
+    "Step": "training.loop",
     "train": "training.loop",
 }
 

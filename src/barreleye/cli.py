@@ -3,10 +3,15 @@
 Nothing heavy is imported before the verb that needs it, so that `barreleye --help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import errno
 import inspect
+import io
+import itertools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Grow a small language model, talk to it, look inside.",
 )
-persona_app = typer.Typer(no_args_is_help=True, help="Character sheets: list them, sample them, check them.")
+persona_app = typer.Typer(help="Character sheets: list them, sample them, check them.")
 app.add_typer(persona_app, name="persona")
 
 # click's, or that of typer's own copy of click: they differ by version, their family does not.
@@ -27,28 +32,58 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 GROW, TALK, LOOK = "Grow", "Talk", "Look"
 KNOBS = SECTIONS | {"sampling": Sampling}
+ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
+LONGEST_LINE = 1000
+NO_SPACE = "make room there"
+HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
 NOT_OPTIONS = {"kind", "source", "vocab_size"}  # given by other arguments, or by the tokenizer
 
 
 def main() -> None:
     """Run the command line. A person's mistake is one line on standard error and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the terminal lacks stops nothing
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="barreleye", standalone_mode=False))
+        code = app(sys.argv[1:] or ["--help"], prog_name="barreleye", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a failure is still ours to report
+        sys.exit(code)
     except UsageError as error:
-        fail(f"{error.format_message()} (barreleye --help lists what there is)")  # type: ignore[attr-defined]
+        fail(f"{error.format_message()} ({command_of(error)} --help lists what there is)")  # type: ignore[attr-defined]
     except ValueError as error:
         fail(str(error))
+    except BrokenPipeError:
+        give_up_stdout()
+        sys.exit(ENDED_BY_PIPE)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror or error}; nothing that was saved before is lost")
+        hint = HINTS.get(error.errno, "check that path, or choose another")
+        fail(f"{place}{error.strerror or error}; {hint}; nothing that was saved before is lost")
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
 
 
+def command_of(error: Any) -> str:
+    return error.ctx.command_path if error.ctx else "barreleye"
+
+
 def fail(message: str) -> None:
     line = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) > LONGEST_LINE:  # something absurd was quoted: what is wrong stands before it, what to do after
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     print(f"barreleye: {line}", file=sys.stderr)
+    give_up_stdout()
     sys.exit(2)
+
+
+def give_up_stdout() -> None:
+    """What standard output refuses now is not tried again at exit, where it would be a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_knobs(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -101,7 +136,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder (default: runs/<name>).")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from where it stopped.")] = None,
     from_run: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start from a run's weights.")] = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing on the way.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on the way.")] = False,
     **options: Any,
 ) -> None:
     """Grow a model from a character, a text or chats."""
@@ -122,7 +157,6 @@ def train(
     if resume is not None:
         grow.resume(resume, quiet=quiet, **options)
     else:
-        preset = preset or ("tiny" if text else "fish")
         grow.grow(persona, text=text, chats=chats, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
 
 
@@ -143,8 +177,10 @@ def chat(
     model, tokenizer = load(run, device)
     if not tokenizer.special_ids:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
+    if prompt and not all(text.strip() for text in prompt):
+        raise ValueError("--prompt is empty; say something")
     conversation = Chat(model, tokenizer, Sampling(**options), system)
-    for text in prompt if prompt is not None else ask_person():
+    for text in prompt or ask_person():
         for piece in conversation.stream(text):
             print(piece, end="", flush=True)
         print()
@@ -154,7 +190,7 @@ def chat(
 @with_knobs("sampling")
 def generate(
     run: RunArgument,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
+    prompt: Annotated[str | None, typer.Option(help="The text to go on from (default: a new line).")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 300,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
@@ -163,11 +199,14 @@ def generate(
     """Let a model go on with a text."""
     from barreleye.inference import generate as inference
 
-    if not prompt:
+    if prompt == "":
         raise ValueError("--prompt is empty; give the model something to go on from")
+    if stop and "" in stop:
+        raise ValueError("--stop is empty; give the text to end before")
     model, tokenizer = load(run, device)
-    print(prompt, end="", flush=True)
-    for piece in inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ()):
+    prompt = prompt or beginning(tokenizer)
+    pieces = inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ())
+    for piece in itertools.chain([prompt], pieces):
         print(piece, end="", flush=True)
     print()
 
@@ -204,9 +243,9 @@ def runs(folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = P
 def persona_list() -> None:
     """List the characters that come with the package."""
     from barreleye.data.sheet_file import load_persona, persona_names
+    from barreleye.show import personas_table
 
-    for name in persona_names():
-        print(f"{name:10} {load_persona(name).description}")
+    personas_table([(name, load_persona(name)) for name in persona_names()])
 
 
 @persona_app.command("sample")
@@ -218,12 +257,10 @@ def persona_sample(
     """Print conversations composed from a character sheet."""
     from barreleye.data.persona import converse
     from barreleye.data.sheet_file import load_persona
+    from barreleye.show import show_conversations
 
     sheet = load_persona(persona)
-    for conversation in converse(sheet, {name: topic.ask for name, topic in sheet.all_topics.items()}, n, seed):
-        print(f"-- {conversation.topic}")
-        for message in conversation.messages:
-            print(f"{'>' if message.role == 'user' else ' '} {message.content}")
+    show_conversations(converse(sheet, {name: topic.ask for name, topic in sheet.all_topics.items()}, n, seed))
 
 
 @persona_app.command("check")
@@ -241,22 +278,35 @@ def load(run: str, device: str) -> tuple[Any, Any]:
 
     check_device(device)
     opened = Run(run)
-    return opened.load_model(device), opened.tokenizer
+    tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
+    return opened.load_model(device), tokenizer
 
 
-def ask_person() -> Any:
+def beginning(tokenizer: Any) -> str:
+    """A new line where the model knows one, else the first character that it knows."""
+    try:
+        tokenizer.encode("\n")
+    except ValueError:
+        return str(tokenizer.decode([0]))
+    return "\n"
+
+
+def ask_person() -> Iterator[str]:
     """Lines typed by a person (with history, where the terminal has it), until end of file or `/quit`."""
-    if sys.stdin.isatty():
-        import contextlib
-
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; give --prompt TEXT")
+    on_terminal = sys.stdin.isatty()
+    if on_terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # makes input() editable
         print("say something (an empty line or Ctrl-D leaves)")
     while True:
         try:
-            text = input("> " if sys.stdin.isatty() else "")
+            text = input("> " if on_terminal else "")
         except EOFError:
             return
+        except UnicodeDecodeError:
+            raise ValueError("standard input is not UTF-8; give --prompt TEXT") from None
         if not text.strip() or text.strip() == "/quit":
             return
         yield text

@@ -33,7 +33,7 @@ class Knobs:
     def __post_init__(self) -> None:
         for knob_field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, knob_field.name)
-            if knob_field.type is float and type(value) is int:
+            if knob_field.type is float and type(value) is int and abs(value) < 2**63:
                 value = float(value)
                 object.__setattr__(self, knob_field.name, value)
             check_knob(knob_field, value)
@@ -99,11 +99,11 @@ class ModelConfig(Knobs):
 class TrainConfig(Knobs):
     """How a model learns. `auto` is resolved once, when training starts, and the answer is kept with the run."""
 
-    steps: int = knob(1600, "optimizer steps", least=0, most=100_000_000)
+    steps: int = knob(1000, "optimizer steps", least=0, most=100_000_000)
     batch_tokens: int = knob(2048, "tokens in a batch, padding included", least=1, most=100_000_000)
     accumulate: int = knob(1, "batches whose gradients are summed into one step", least=1, most=100_000)
     optimizer: str = knob("muon", "muon (on the block matrices, AdamW on the rest) or adamw", choices=("muon", "adamw"))
-    learning_rate: float = knob(1e-3, "peak rate of AdamW", least=0, most=1e6)
+    learning_rate: float = knob(3e-3, "peak rate of AdamW", least=0, most=1e6)
     muon_rate: float = knob(0.02, "peak rate of Muon, on the block matrices", least=0, most=1e6)
     schedule: str = knob(
         "linear",
@@ -179,7 +179,9 @@ class Config:
             if unknown:
                 raise ValueError(f"unknown section [{min(unknown)}]; a config has {', '.join(SECTIONS)}")
             return Config(**{name: from_dict(kind, tables.get(name, {}), name) for name, kind in SECTIONS.items()})
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        except RecursionError:
+            raise ValueError(f"{path}: is nested too deeply for a config; see its brackets") from None
+        except ValueError as error:  # a TOMLDecodeError or UnicodeDecodeError too
             raise ValueError(f"{path}: {error}") from None
 
 

@@ -13,26 +13,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LARGEST_FILE = 64 * 2**30
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens, `path` holds either all of it or what it held before."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with partial.open("wb") as file:
             file.write(data)
             _sync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write does not say which file
     sync_folder(path.parent)
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """A folder with a manifest of SHA-256 sums, renamed into place once it is whole, and then never touched."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -56,7 +57,7 @@ def check_manifest(folder: Path) -> None:
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                     raise ValueError(f"{folder / name}: is damaged (its SHA-256 differs from the manifest)")
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError):
         raise ValueError(f"{folder}: its manifest or a file of it is missing or damaged") from None
 
 
@@ -113,5 +114,6 @@ def to_json(value: Any) -> bytes:
 def json_lines(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
         for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+            with contextlib.suppress(json.JSONDecodeError, RecursionError):
+                if isinstance(value := json.loads(line), dict):
+                    yield value

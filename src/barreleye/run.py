@@ -5,6 +5,7 @@ resumes. Tensors are safetensors, the rest is TOML or JSON; nothing is a pickle.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, Conversation
 from barreleye.data.corpus import Corpus, chat_line, read_chats, read_text
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
+    PARTIAL,
     check_manifest,
     json_lines,
     lock_file,
@@ -33,6 +35,10 @@ if TYPE_CHECKING:  # reading a run's figures does not wait for torch
 
 RUNS = Path("runs")
 STATES_KEPT = 2
+OWN = {"config.toml", "model", "metrics.jsonl", "snapshots", "state", "data", "reports", "cache", "lock"}
+# What may differ when a training goes on: how long, how often it looks, and where it computes. Else it were another.
+MAY_CHANGE = {"steps", "eval_every", "sample_every", "save_every"}
+MAY_MOVE = {"device", "precision", "threads"}
 
 
 class Run:
@@ -53,7 +59,13 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.path / "model")
+        tokenizer, rows = Tokenizer.load(self.path / "model"), self.config.model.vocab_size
+        if tokenizer.vocab_size != rows:
+            raise ValueError(
+                f"{self.path / 'model' / 'tokenizer.json'}: has {tokenizer.vocab_size} tokens, the model {rows} "
+                "(vocab_size in config.toml); put the file back that the model was trained with"
+            )
+        return tokenizer
 
     def load_model(self, device: str = "cpu") -> "Transformer":
         """The model as last saved, ready to talk. Raises ValueError for weights that are missing or damaged."""
@@ -63,10 +75,11 @@ class Run:
         file = self.path / "model" / "model.safetensors"
         theirs = read_tensors(file)
         try:
-            model = Transformer(self.config.model)
-            model.load_state_dict(from_huggingface(theirs, self.config.model))
+            ours = from_huggingface(theirs, self.config.model)  # before a model is built that the weights do not fit
         except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+            raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
+        model = Transformer(self.config.model)
+        model.load_state_dict(ours)
         return model.to(device).eval()
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
@@ -82,11 +95,18 @@ class Run:
 
     def corpus(self) -> Corpus:
         """Both sides of the split, as they were."""
-        report = json.loads((self.path / "data" / "report.json").read_text(encoding="utf-8"))
+        file = self.path / "data" / "report.json"
+        try:
+            report = json.loads(read_text(file))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}: is not JSON ({error}); the split is not known without it") from None
         sides: list[Sequence[Conversation] | str] = []
         for side in ("train", "held_out"):
-            chats = self.path / "data" / f"{side}.jsonl"
-            sides.append(read_chats(chats) if chats.exists() else _read_side(chats.with_suffix(".txt")))
+            documents = self.path / "data" / side
+            if self.config.data.kind == "text":
+                sides.append(_read_side(documents.with_suffix(".txt")))
+            else:
+                sides.append(read_chats(documents.with_suffix(".jsonl")))
         return Corpus(sides[0], sides[1], report)
 
     # What happened while it learned --------------------------------------------------------------------------------
@@ -115,22 +135,40 @@ class Run:
 
         write_folder(
             self.path / "state" / str(step),
-            {"state.safetensors": save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})},
+            {
+                "state.safetensors": save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
+                "config.toml": self.config.to_toml().encode(),
+            },
         )
-        for old in self.states()[:-STATES_KEPT]:
-            shutil.rmtree(self.path / "state" / str(old), ignore_errors=True)
+        # A later state than this one is a damaged one, which the training passed over when it was resumed.
+        kept = [earlier for earlier in self.states() if earlier <= step][-STATES_KEPT:]
+        for other in set(self.states()) - set(kept):
+            shutil.rmtree(self.path / "state" / str(other), ignore_errors=True)
 
     def load_state(self) -> "tuple[int, dict[str, Tensor]]":
         """The newest state whose manifest holds. Raises ValueError if there is none."""
-        damage = "there is none"
+        damage = "there is none; begin anew with another --out"
         for step in reversed(self.states()):
             folder = self.path / "state" / str(step)
             try:
                 check_manifest(folder)
+                self._check_unchanged(folder)
                 return step, read_tensors(folder / "state.safetensors")
             except ValueError as error:
                 damage = str(error)
         raise ValueError(f"{self.path}: no saved state to resume from: {damage}")
+
+    def _check_unchanged(self, state: Path) -> None:
+        """Raises ValueError where the state was made with another configuration: it would go on as another training."""
+        then, now = (dataclasses.asdict(config) for config in (Config.from_toml(state / "config.toml"), self.config))
+        changed = [
+            f"{state} was made with {knob} = {value!r}, config.toml says {now[section][knob]!r}; put it back"
+            for section, knobs in then.items()
+            for knob, value in knobs.items()
+            if now[section][knob] != value and knob not in MAY_CHANGE | MAY_MOVE
+        ]
+        if changed:
+            raise ValueError(changed[0])
 
     # Its folder ----------------------------------------------------------------------------------------------------
 
@@ -149,11 +187,15 @@ class Run:
     @property
     def is_live(self) -> bool:
         """Whether a training is writing here now."""
-        try:
-            with self.lock():
-                return False
-        except ValueError:
-            return True
+        lock = self.path / "lock"
+        if not lock.exists():
+            return False
+        with lock.open("rb") as file:  # looking changes nothing, so a folder that one may only read can be asked too
+            try:
+                lock_file(file.fileno())
+            except OSError:
+                return True
+            return False
 
 
 def find(path: str | Path) -> Path:
@@ -176,12 +218,20 @@ def list_runs(folder: Path = RUNS) -> list[Run]:
     return sorted(runs, key=lambda run: (run.path / "config.toml").stat().st_mtime, reverse=True)
 
 
-def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Run:
-    """Make the folder of a new training. `config.toml` comes last: a folder that has one is complete."""
+def check_free(path: Path) -> None:
+    """Raises ValueError where a new run cannot be made. What an interrupted `create` left is made anew."""
     if (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; choose another --out")
+    there = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL} if path.is_dir() else set()
+    if others := there - OWN:
+        raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another --out")
+
+
+def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Run:
+    """Make the folder of a new training. `config.toml` comes last: a folder that has one is complete."""
+    check_free(path)
     (path / "data").mkdir(parents=True, exist_ok=True)
     for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         if isinstance(documents, str):

@@ -1,67 +1,146 @@
 """Tables for the terminal: what the command line prints of counts, runs and character sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from barreleye.config import ModelConfig, TrainConfig
-from barreleye.data.persona import PersonaCheck
-from barreleye.model.count import Count
-from barreleye.model.huggingface import architecture
+from barreleye.data.chat_format import Conversation
+from barreleye.data.persona import FEW_ASKS, Persona, PersonaCheck
 from barreleye.run import Run
 
+if TYPE_CHECKING:  # a list of runs or characters does not wait for torch
+    from barreleye.model.count import Count
 
-def count_table(name: str, model: ModelConfig, train: TrainConfig, count: Count) -> None:
+PIPE_WIDTH = 10_000  # a pipe or a file gets each line whole
+TOPICS_NAMED = 10
+
+
+def screen() -> Console:
+    """Standard output, printed to as it is: what a person named [so] is no markup."""
+    plain = Console(highlight=False, markup=False, emoji=False)
+    if not plain.is_terminal:
+        plain.width = PIPE_WIDTH
+    return plain
+
+
+def table_of(*headings: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    """An empty table; the columns of `numbers` are set flush right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    return table
+
+
+def count_table(name: str, model: ModelConfig, train: TrainConfig, count: "Count") -> None:
     """Every component of a model, then FLOPs and memory."""
-    table = Table(title=f"{name}: {count.parameters:,} parameters ({architecture(model)})")
-    for heading in ("component", "shape", "copies", "parameters", "share"):
-        table.add_column(heading, justify="left" if heading == "component" else "right")
+    from barreleye.model.huggingface import architecture
+
+    title = f"{name}: {count.parameters:,} parameters ({architecture(model)})"
+    numbers = ("shape", "copies", "parameters", "share")
+    table = table_of("component", *numbers, numbers=numbers, title=title)
     for part in count.components:
         shape = " x ".join(f"{n:,}" for n in part.shape)
         share = f"{part.parameters / count.parameters:.1%}"
         table.add_row(part.name, shape, str(part.copies), f"{part.parameters:,}", share)
-    console = Console()
+    console = screen()
     console.print(table)
-    console.print(f"vocabulary {model.vocab_size:,}, context {model.context_length:,}")
-    console.print(
-        f"FLOPs per token: {count.flops_forward / 1e6:,.1f} million forward, {count.flops_training / 1e6:,.1f} to train"
-    )
-    memory = {
-        "weights": count.weight_bytes,
-        "gradients": count.gradient_bytes,
-        f"optimizer ({train.optimizer})": count.optimizer_bytes,
-        f"activations of {train.batch_tokens:,} tokens": count.activation_bytes,
-        "key/value cache": count.cache_bytes,
+    facts = {
+        "vocabulary": f"{model.vocab_size:,}",
+        "context": f"{model.context_length:,} tokens",
+        "FLOPs per token": f"{millions(count.flops_forward)} forward, {millions(count.flops_training)} to train",
+        "memory in float32": "",
+        "  weights": mebibytes(count.weight_bytes),
+        "  gradients": mebibytes(count.gradient_bytes),
+        f"  optimizer, {train.optimizer}": mebibytes(count.optimizer_bytes),
+        f"  activations of {train.batch_tokens:,} tokens": mebibytes(count.activation_bytes),
+        "  key/value cache": mebibytes(count.cache_bytes),
     }
-    console.print("memory in float32: " + ", ".join(f"{what} {size / 2**20:,.1f} MiB" for what, size in memory.items()))
+    console.print(pairs(facts))
 
 
 def runs_table(runs: Sequence[Run]) -> None:
     """The runs of a folder, and how far each has come."""
-    table = Table()
-    for heading in ("run", "learned from", "model", "step", "loss", "held out", ""):
-        table.add_column(heading)
+    if not runs:
+        screen().print("no runs here yet; `barreleye train` grows one")
+        return
+    numbers = ("model", "step", "loss", "held out")
+    table = table_of("run", "learned from", *numbers, "", numbers=numbers)
     for run in runs:
         lines = run.metrics()
         losses = [line["loss"] for line in lines if "loss" in line]
         scores = [line["held_out"] for line in lines if "held_out" in line]
         score = (scores[-1]["replies"] or scores[-1]["all"]) if scores else None
-        model, data, live = run.config.model, run.config.data, run.is_live
-        state = "learning" if live else "" if run.step >= run.config.train.steps else "stopped"
+        model, data = run.config.model, run.config.data
+        state = "learning" if run.is_live else "" if run.step >= run.config.train.steps else "stopped"
         table.add_row(
             run.name,
-            f"{data.kind} {data.source}",
+            f"{data.kind} {Path(data.source).name}",
             f"{model.n_layers} x {model.d_model}",
             f"{run.step}/{run.config.train.steps}",
             f"{losses[-1]:.3f}" if losses else "",
             f"{score['loss']:.3f}" if score else "",
             state,
         )
-    Console().print(table if runs else "no runs here yet; `barreleye train` grows one")
+    screen().print(table)
+
+
+def personas_table(personas: Iterable[tuple[str, Persona]]) -> None:
+    """The characters that there are, and what they are like."""
+    screen().print(pairs({name: persona.description for name, persona in personas}))
+
+
+def show_conversations(conversations: Iterable[Conversation]) -> None:
+    """Each conversation under its topic: what is asked after `>`, what is answered below it."""
+    console = screen()
+    for conversation in conversations:
+        console.print(Text(f"-- {conversation.topic}", "dim"))
+        for message in conversation.messages:
+            asked = message.role == "user"
+            # Where a line is wrapped, it goes on below its own beginning.
+            line = Table.grid()
+            line.add_row("> " if asked else "  ", Text(message.content, "bold" if asked else ""))
+            console.print(line)
 
 
 def persona_report(check: PersonaCheck) -> None:
-    """What a character sheet holds, and what is worth another look."""
-    console = Console(highlight=False)
-    console.print(check)
+    """What a character sheet holds, what is worth another look, and how it talks."""
+    console = screen()
+    console.print(Text(f"{check.name}: the sheet is in order", "bold"))
+    counts = {
+        "topics": f"{check.topics:,}",
+        "asks": f"{check.asks:,}, which make {check.prompts:,} prompts",
+        "replies": f"{check.replies:,}",
+    }
+    console.print(Padding(pairs(counts), (0, 0, 0, 2), expand=False))
+    if check.unused_slots:
+        console.print(f"slots that no line uses: {', '.join(check.unused_slots)}", style="yellow")
+    if check.topics_with_few_asks:
+        few = sorted(check.topics_with_few_asks, key=lambda topic: topic[1])
+        named = ", ".join(f"{topic} ({asks})" for topic, asks in few[:TOPICS_NAMED])
+        more = f" and {len(few) - TOPICS_NAMED} more" if len(few) > TOPICS_NAMED else ""
+        console.print(f"topics with fewer than {FEW_ASKS} asks: {named}{more}", style="yellow")
+    console.print()
+    show_conversations(check.samples)
+
+
+def pairs(facts: dict[str, str]) -> Table:
+    """Names and what is to be said of them, in two columns."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, fact in facts.items():
+        table.add_row(Text(name, "bold" if fact else ""), fact)
+    return table
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def millions(number: int) -> str:
+    return f"{number / 1e6:,.1f} million"

@@ -32,7 +32,10 @@ BPE = learn_bpe(list(chat_texts([Conversation(CHAT)])) * 3, 400, CHAT_SPECIAL_TO
 CHARACTERS = learn_characters("".join(chat_texts([Conversation(CHAT)])), CHAT_SPECIAL_TOKENS)
 BOTH = pytest.mark.parametrize("tokenizer", [BPE, CHARACTERS], ids=["bpe", "characters"])
 
-CONTENTS = st.text() | st.text(" \n\r\t\x1c\x85\xa0\u2028\u3000\u200bab'.5", max_size=12)
+# Hugging Face parses a special token that is typed; hypothesis finds the names of ours in the source and types them.
+CONTENTS = (st.text() | st.text(" \n\r\t\x1c\x85\xa0\u2028\u3000\u200bab'.5", max_size=12)).filter(
+    lambda text: not any(token in text for token in CHAT_SPECIAL_TOKENS)
+)
 MESSAGES = st.lists(st.builds(Message, st.sampled_from(ROLES), CONTENTS, st.booleans()), max_size=4)
 
 
@@ -104,6 +107,10 @@ def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Tokenizer) -> None:
     rng = random.Random(1)
     conversations = [Conversation(tuple(rng.choices(CHAT, k=rng.randint(0, 5)))) for _ in range(50)]
     assert list(encode_chats(conversations, tokenizer)) == [encode_chat(c.messages, tokenizer) for c in conversations]
+
+
+def test_nothing_said_is_nothing_encoded() -> None:
+    assert list(encode_chats([Conversation(())], BPE)) == [([], [])]
 
 
 def test_whitespace_around_a_message_is_dropped() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import FrozenInstanceError
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,20 @@ topics:
     ask: ["my name is {person}", "i am {person}", "call me {person}"]
     reply: ["hello {person}.", "{person}. i will remember."]
     follow_ups:
-      - ask: [what is my name?, who am i?]
+      - ask: ["what is my name?", "who am i?"]
         reply: ["you are {person}."]
   eating:
-    ask: ["do you like {food}?", do you like plankton?, "is {food} better than {food#2}?", what do you eat?]
+    ask: ["do you like {food}?", "do you like plankton?", "is {food} better than {food#2}?", "what do you eat?"]
     reply: ["{food}. not {food#2}.", "i like {food}."]
   lonely:
-    ask: [are you lonely?]
+    ask: ["are you lonely?"]
     reply: [there is the dark.]
 follow_ups:
-  - ask: [why?, how come?]
+  - ask: ["why?", "how come?"]
     reply: [i do not know., it is the sea.]
 confused:
-  ask: [what is a car?, asdf, "...", hola, is it monday?]
-  reply: [i do not know that., is it food?]
+  ask: ["what is a car?", asdf, "...", hola, "is it monday?"]
+  reply: [i do not know that., "is it food?"]
 """
 
 
@@ -163,9 +164,8 @@ def test_bindings_carry_into_replies_and_follow_ups(persona):
     made = converse(persona, {"your_name": persona.topics["your_name"].ask}, 100, seed=0)
     followed = 0
     for conversation in made:
-        people = [
-            set(re.findall(r"\b(?:ann|bo|cy|dee)\b", text)) for text in map(lambda m: m.content, conversation.messages)
-        ]
+        texts = [message.content for message in conversation.messages]
+        people = [set(re.findall(r"\b(?:ann|bo|cy|dee)\b", text)) for text in texts]
         assert len(set.union(*people[1::2])) == 1
         for prompt, reply in pairs(conversation):
             followed += prompt.shared and reply.content.startswith("you are")
@@ -187,7 +187,7 @@ def test_follow_ups_are_shared_and_come_only_after_their_topic(persona):
     for conversation in made:
         exchanges = pairs(conversation)
         assert not exchanges[0][0].shared
-        for (_, before), (prompt, reply) in zip(exchanges, exchanges[1:], strict=False):
+        for (_, before), (prompt, reply) in pairwise(exchanges):
             assert prompt.shared == reply.shared
             if reply.content in own_replies:
                 assert reply.shared and not before.shared
@@ -231,8 +231,8 @@ def test_a_sheet_that_cannot_make_that_many_says_how_many_it_made():
 @given(n=st.integers(2, 800), seed=st.integers())
 def test_no_held_out_prompt_is_in_training(persona, n, seed):
     training, held_out = grow_conversations(persona, n, seed)
-    assert len(training) + len(held_out) == n
-    assert len(held_out) == max(1, n // 20)
+    assert len(training) == n
+    assert len(held_out) == max(1, round(n / 20))
     assert overlap(training, held_out) == 0
     assert len({key(conversation) for conversation in training}) == len(training)
 
@@ -258,20 +258,17 @@ def test_a_sheet_with_nothing_to_hold_out_trains_on_all_of_it():
     one = Persona(name="One", description="d", style="s", slots=slots, topics={"a": topic}, confused=confused)
     training, held_out = grow_conversations(one, 20, seed=0)
     assert held_out == [] and len(training) == 20
-    with pytest.raises(ValueError, match="2 or more"):
-        grow_conversations(one, 1, seed=0)
 
 
 def test_a_small_held_out_side_gives_what_it_can(persona):
+    digit = "(1|2|3|4|5|6|7|8|9)"
     sheet = persona.model_dump()
-    sheet["topics"] = {
-        "a": {"ask": ["ho (1|2|3|4|5|6|7|8|9) (1|2|3|4|5|6|7|8|9) (1|2|3|4|5|6|7|8|9)", "hi"], "reply": ["."]}
-    }
+    sheet["topics"] = {"a": {"ask": [f"ho {digit} {digit} {digit}", "hi"], "reply": ["."]}}
     sheet["confused"] = {"ask": ["x"], "reply": ["y."]}
-    sheet["follow_ups"] = []
-    small = Persona.model_validate(sheet)
-    sizes = {len(grow_conversations(small, 600, seed)[1]) for seed in range(6)}
-    assert 1 in sizes  # "hi" alone, when that is what was held out
+    sheet["follow_ups"] = [{"ask": ["ho 1 1 1"], "reply": ["."]}]  # keeps "ho ..." in training
+    training, held_out = grow_conversations(Persona.model_validate(sheet), 600, seed=0)
+    assert len(training) == 600
+    assert sorted(map(key, held_out)) == [("hi", "."), ("hi", ".", "ho 1 1 1", ".")]
 
 
 def test_the_same_seed_gives_the_same_rows_in_any_process(persona, tmp_path):
@@ -313,11 +310,10 @@ def test_check_counts_what_a_sheet_can_say(persona):
     assert (report.name, report.topics, report.asks) == ("Pip", 5, 18)
     assert report.unused_slots == ("spare",)
     assert ("lonely", 1) in report.topics_with_few_asks
-    # greeting 4 + 2; your_name 3 * 4; eating 6 likes, 6 * 6 - 3 * 2 - 6 pairs, 1; lonely 1; confused 5
-    likes, foods = 6, 6
-    distinct_pairs = 3 * 2 + 3 * 3 * 2
-    assert foods == likes and report.prompts == 6 + 12 + likes + distinct_pairs + 1 + 1 + 5
-    assert report.replies == 3 + 8 + distinct_pairs + 6 + 1 + 4 + 2 + 2
+    foods = 6  # three as they are, and a jelly of three sizes
+    two_foods = 3 * 2 + 2 * 3 * 3
+    assert report.prompts == 6 + 3 * 4 + (foods + two_foods + 1) + 1 + 5
+    assert report.replies == 3 + (2 * 4 + 4) + (two_foods + foods) + 1 + 2 + 2
     assert [len(sample.messages) for sample in report.samples][:2] == [2, 2]
     with pytest.raises(FrozenInstanceError):
         report.asks = 0

@@ -22,16 +22,16 @@ topics:
     reply:
       - hello. have some {food}.
     follow_ups:
-      - ask: [which food?]
+      - ask: ["which food?"]
         reply: ["{food}."]
   eating:
-    ask: [what do you eat?]
+    ask: ["what do you eat?"]
     reply: [snow, "{food#2} and {food}"]
 follow_ups:
-  - ask: [why?]
+  - ask: ["why?"]
     reply: [because.]
 confused:
-  ask: [what is a car?]
+  ask: ["what is a car?"]
   reply: [i do not know.]
 """
 
@@ -87,16 +87,16 @@ def test_byte_order_mark_and_crlf_are_fine(tmp_path):
         ("[snow, krill]", '["{home}", b]\n  home: [c]', 7, "the key 'home' twice"),
         ("[a hole]", '["a {food}", "{home}s"]', 6, "slot cycle home -> home"),
         ("snow, krill", "snow " * 900 + ", krill", 5, "4000 characters"),
-        ("ask: [what do you eat?]", "ask: [HELLO]", 18, r"asked in two topics, 'greeting' too.*line 10\)"),
-        ("ask: [what is a car?]", "ask: [hello]", 24, "asked in two topics, 'greeting' too"),
+        ('ask: ["what do you eat?"]', "ask: [HELLO]", 18, r"asked in two topics, 'greeting' too.*line 10\)"),
+        ('ask: ["what is a car?"]', "ask: [hello]", 24, "asked in two topics, 'greeting' too"),
         ("  eating:", "  confused:", 17, "beside topics"),
         ("  eating:", "  Eat it:", 17, "snake_case"),
         ("  eating:", "  no:", 17, "yes or no"),
         ("  eating:", "  [a, b]:", 17, "where a key should be"),
         ("    reply: [snow,", "    replies: [snow,", 19, "unknown key 'replies'; did you mean 'reply'"),
         ("    follow_ups:", "    follow_up:", 14, "unknown key 'follow_up'; did you mean 'follow_ups'"),
-        ("  - ask: [why?]", "  - asks: [why?]", 21, "unknown key 'asks'; did you mean 'ask'"),
-        ("- ask: [which food?]", "- which food?\n      - ask: [why?]", 15, "this entry needs keys of its own"),
+        ('  - ask: ["why?"]', '  - asks: ["why?"]', 21, "unknown key 'asks'; did you mean 'ask'"),
+        ('- ask: ["which food?"]', '- which food?\n      - ask: ["why?"]', 15, "this entry needs keys of its own"),
         ("name: Pip\n", "", 1, "'name' is missing; add it"),
         ("name: Pip", "name: 7", 1, "a number"),
         ("style: short", "style:", 3, "as nothing"),
@@ -187,5 +187,5 @@ def test_errors_in_a_built_in_sheet_do_not_name_the_installation(tmp_path, monke
 
 def test_a_persona_made_in_python_is_checked_too():
     topic = {"ask": ["hi {x}"], "reply": ["hi"]}
-    with pytest.raises(ValidationError, match="unknown slot {x}"):
+    with pytest.raises(ValidationError, match=r"unknown slot \{x\}"):
         Persona(name="P", description="d", style="s", topics={"a": topic}, confused={"ask": ["x"], "reply": ["y"]})

@@ -70,13 +70,10 @@ def test_bpe_ids_are_special_tokens_then_bytes_then_merges() -> None:
     assert all(len(BPE.token_bytes(i)) > 1 for i in range(258, BPE.vocab_size))
 
 
-def test_bpe_pads_no_rows_in() -> None:
+def test_bpe_pads_no_rows_in_and_needs_room_for_the_bytes() -> None:
     assert learn_bpe([]).vocab_size == 256
     assert learn_bpe(["ab ab"], 4096).vocab_size == 257
     assert learn_bpe(["ab ab"], 256).vocab_size == 256
-
-
-def test_bpe_needs_room_for_the_bytes() -> None:
     with pytest.raises(ValueError, match="vocab_size 257 is too small; bytes and special tokens take 258"):
         learn_bpe(["a"], 257, SPECIAL)
 
@@ -109,9 +106,6 @@ def test_an_unseen_character_is_refused_by_name() -> None:
         learned.encode("café")
     with pytest.raises(ValueError, match=r"has not seen '\\x00' \(U\+0000\)"):
         learned.encode("\0")
-
-
-def test_no_text_no_characters() -> None:
     with pytest.raises(ValueError, match="no text"):
         learn_characters("")
 
@@ -167,8 +161,9 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, token_id:
 
 
 def test_token_text_is_readable() -> None:
-    shown = [BPE.token_text(i) for i in BPE.encode(" \n\tÿ\x1b") if len(BPE.token_bytes(i)) == 1]
-    assert shown == ["␣", "↵", "⇥", "\\xc3", "\\xbf", "\\x1b"]
+    raw = learn_bpe([])
+    shown = [raw.token_text(token_id) for token_id in raw.encode("a \n\tÿ\x1b")]
+    assert shown == ["a", "␣", "↵", "⇥", "\\xc3", "\\xbf", "\\x1b"]
     assert BPE.token_text(0) == "<|im_start|>"
     assert "".join(BPE.token_text(i) for i in BPE.encode("blub fish")) == "blub␣fish"
     assert all(BPE.token_text(i).isprintable() for i in range(BPE.vocab_size))

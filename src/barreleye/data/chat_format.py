@@ -101,11 +101,11 @@ def _encode(
     ids_of: Callable[[str], list[int]],
     add_generation_prompt: bool = False,
 ) -> tuple[list[int], list[Part]]:
-    im_start, im_end, newline = tokenizer.id_of(IM_START), tokenizer.id_of(IM_END), ids_of("\n")
+    im_start, im_end = tokenizer.id_of(IM_START), tokenizer.id_of(IM_END)
     ids: list[int] = []
     parts: list[Part] = []
     for message in messages:
-        header, content = ids_of(_header(message.role)), ids_of(message.content.strip())
+        header, content, newline = ids_of(_header(message.role)), ids_of(message.content.strip()), ids_of("\n")
         ids += [im_start, *header, *content, im_end, *newline]
         parts += [Part.OTHER] * (1 + len(header))
         parts += [_part_of(message)] * (len(content) + 1)

@@ -12,7 +12,7 @@ from barreleye.data.sheet import FollowUp, Persona, Place, Topic, did_you_mean
 MAX_BYTES = 2_000_000
 MAX_YAML_DEPTH = 8  # a sheet needs 6
 _FOLDER = Path(__file__).with_name("personas")
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times faster, where libyaml is there
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster, and takes [why?] unquoted
 
 
 class _Fail(Protocol):
@@ -60,7 +60,7 @@ def _read(data: bytes, file: str) -> Persona:
         root = yaml.compose(text, _YAML)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        hint = 'put text with : # * { or quotes in it in "...", and indent with spaces'
+        hint = 'put text with : ? # * { or quotes in it in "...", and indent with spaces'
         fail(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}; {hint}")
     except yaml.reader.ReaderError as error:
         fail(text[: error.position].count("\n") + 1, "a control character; remove it")
@@ -166,5 +166,5 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "string_type":
         return 'text expected, YAML reads a list or mapping here; quote a line with ": " in it or { at its start'
     if kind == "tuple_type":
-        return f"{subject} needs a list; write one line each, as '- ...'"
-    return f"{subject} needs keys of its own, as 'key: ...'"
+        return f"{subject} needs a list; write each line as '- ...'"
+    return f"{subject} needs keys of its own; write 'key: ...'"

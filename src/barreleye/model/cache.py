@@ -33,8 +33,11 @@ class KVCache:
         return self.keys_LBTHD.shape[2] - self.length
 
     def extend(self, layer: int, k_BTHD: Tensor, v_BTHD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store what `layer` computed for the new positions; return its keys and values from the first one on."""
+        """Store what `layer` computed for the new positions; return its keys and values from the first one on.
+        Raises ValueError when they do not fit."""
         end = self.length + k_BTHD.shape[1]
+        if end > self.keys_LBTHD.shape[2]:
+            raise ValueError(f"{end} tokens do not fit a cache of {self.keys_LBTHD.shape[2]}")
         self.keys_LBTHD[layer, :, self.length : end] = k_BTHD
         self.values_LBTHD[layer, :, self.length : end] = v_BTHD
         return self.keys_LBTHD[layer, :, :end], self.values_LBTHD[layer, :, :end]

@@ -34,6 +34,11 @@ class Count:
     cache_bytes: int
 
     @property
+    def training_bytes(self) -> int:
+        """What stays in memory while the model learns, whatever it reads."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+
+    @property
     def parameters(self) -> int:
         return sum(component.parameters for component in self.components)
 
@@ -42,8 +47,8 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
     """Count a model without building it (its tensors live on the meta device).
 
     A matrix of n weights costs 2n FLOPs per token forward, and twice that again backward; attention adds
-    4 * context * d_model per layer forward (Kaplan et al. 2020, section 2.1, for a full context). Activations are those that
-    the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
+    4 * context * d_model per layer forward (Kaplan et al. 2020, section 2.1, for a full context). Activations are
+    those that the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -62,10 +67,11 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
     # Muon keeps one moment for a block matrix, AdamW two for everything else.
     muon = sum(c.parameters for c in components if c.name.startswith("blocks.") and len(c.shape) == 2)
     moments = 2 * total - (muon if optimizer == "muon" else 0)
-    mlp_width = config.d_ff * (3 if config.activation == "swiglu" else 2)
-    attention_width = config.d_model * 2 + (config.n_heads + 2 * config.kv_heads) * config.d_head
-    per_layer = 4 * config.d_model + attention_width + mlp_width + 2 * config.n_heads * config.context_length
-    per_token = config.n_layers * per_layer + 2 * config.d_model + 2 * config.vocab_size
+    # Kept by a layer: the norm's input and output, q, k, v, z (what norms of q and k read and give) and the pattern;
+    # then the norm's again, and both sides of the activation. Last: the final norm's, the logits, their log-softmax.
+    attention = (10 if config.qk_norm else 6) * config.d_model + config.n_heads * config.context_length
+    mlp = 2 * config.d_model + config.d_ff * (4 if config.activation == "swiglu" else 2) if config.d_ff else 0
+    per_token = config.n_layers * (attention + mlp) + 2 * config.d_model + 2 * config.vocab_size
     return Count(
         components=components,
         flops_forward=forward,

@@ -83,7 +83,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTC: Tensor, tap: Tap = no_tap) -> Tensor:
         if tap is no_tap:
-            return F.rms_norm(x_BTC, self.weight.shape, self.weight, NORM_EPS)
+            # Unlike layer_norm, autocast leaves this one to us: queries and keys come in half precision.
+            return F.rms_norm(x_BTC.to(self.weight.dtype), self.weight.shape, self.weight, NORM_EPS)
         scale_BT1 = tap(self.at + "hook_scale", (x_BTC.square().mean(-1, keepdim=True) + NORM_EPS).sqrt())
         return tap(self.at + "hook_normalized", x_BTC / scale_BT1) * self.weight
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 
 import torch
+from torch import Tensor
 
 from barreleye.config import TrainConfig
 
@@ -20,7 +22,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     precision = config.precision
     if precision == "auto":
         precision = best_precision(device)
-    if precision == "float16" and device == "cpu":
+    if precision == "float16" and kind_of(device) == "cpu":
         raise ValueError(
             "precision float16 needs a GPU (its gradients underflow without a scaler); use bfloat16 or float32"
         )
@@ -30,19 +32,32 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def check_device(device: str) -> None:
-    kind = device.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there:
+    kind, _, number = device.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in there or not (number or "0").isdecimal():
         raise ValueError(f"device cannot be {device!r}; choose auto, cpu, cuda or mps")
-    if not there[kind]:
-        raise ValueError(f"this machine has no {kind} device that torch can use; --device auto takes the best there is")
+    if int(number or 0) >= there[kind]:
+        raise ValueError(f"this machine has no {device} device that torch can use; --device auto takes the best")
+
+
+def memory_of(device: str) -> int | None:
+    """All the bytes of memory that a device has; None where nobody says."""
+    if kind_of(device) == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def kind_of(device: str) -> str:
+    return device.partition(":")[0]  # "cuda:1" is a "cuda"
 
 
 def best_precision(device: str) -> str:
     """bfloat16 where the hardware multiplies it, float16 on older GPUs, else float32."""
-    if device.startswith("cuda"):
+    if kind_of(device) == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
-    if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if kind_of(device) == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "bfloat16"
     return "float32"
 
@@ -50,4 +65,22 @@ def best_precision(device: str) -> str:
 def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[object]:
     if config.precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(config.device.partition(":")[0], DTYPES[config.precision])
+    return torch.autocast(kind_of(config.device), DTYPES[config.precision])
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The state of every random generator that a training on `device` draws from: dropout draws from the device's."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])

@@ -21,12 +21,11 @@ class Display:
 
     def __init__(self, config: Config, title: str, start: int = 0, console: Console | None = None) -> None:
         self.steps, self.title = config.train.steps, title
-        self.console = console or Console(stderr=False, highlight=False)
+        self.console = console or Console(highlight=False, emoji=False)
         self.losses: list[float] = []
         self.latest: dict[str, Any] = {}
         self.held_out = ""
         self.samples: list[dict[str, str]] = []
-        self.start, self.first_second = start, 0.0
         self.progress = Progress(
             TextColumn("{task.completed}/{task.total} steps"), BarColumn(None), TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(), console=self.console,
@@ -39,7 +38,7 @@ class Display:
         if self.on_terminal:
             self.live.start()
         else:
-            self.console.print(self.title)
+            self.console.print(Text(self.title), soft_wrap=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -50,8 +49,6 @@ class Display:
         """Take in one line of the record."""
         if "loss" in line:
             self.losses.append(line["loss"])
-            if not self.latest:
-                self.first_second = line["seconds"]
             self.latest = line
             self.progress.update(self.task, completed=line["step"])
             every = max(1, self.steps // PLAIN_LINES)
@@ -74,8 +71,8 @@ class Display:
         seconds = max(line["seconds"], 1e-9)
         norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
         return (
-            f"step {line['step']}/{self.steps}  loss {mean_of_last(self.losses):.3f}  {line['tokens'] / seconds:,.0f} tokens/s"
-            f"  rate {line['rate']:.0%} of peak  gradient norm {norm}"
+            f"step {line['step']}/{self.steps}  loss {mean_of_last(self.losses):.3f}"
+            f"  {line['tokens'] / seconds:,.0f} tokens/s  rate {line['rate']:.0%} of peak  gradient norm {norm}"
         )
 
     def render(self) -> Panel:
@@ -87,7 +84,7 @@ class Display:
         if self.held_out:
             parts.append(Text(self.held_out, style="green"))
         parts += [Text(as_line(sample), style="italic") for sample in self.samples]
-        return Panel(Group(*parts), title=self.title, border_style="blue")
+        return Panel(Group(*parts), title=Text(self.title), border_style="blue")
 
 
 def describe(held_out: dict[str, Any]) -> str:
@@ -113,7 +110,7 @@ def sparkline(values: list[float], width: int = 60) -> str:
     """The course of a loss in one line of bars."""
     if len(values) < 2:
         return ""
-    per_bar = max(1, len(values) // width)
+    per_bar = -(-len(values) // width)
     means = [mean_of_last(values[i : i + per_bar], per_bar) for i in range(0, len(values), per_bar)]
     low, high = min(means), max(means)
     return "".join(BARS[int((v - low) / max(high - low, 1e-9) * (len(BARS) - 1))] for v in means)

@@ -5,6 +5,7 @@ import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from barreleye.data.batches import ChatBatches, HeldOutBatch, TextBatches, encod
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation
 from barreleye.data.corpus import Corpus, prepare
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.model.count import count
 from barreleye.model.parts import check_parts
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run
-from barreleye.training.device import resolve
+from barreleye.training.device import memory_of, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
 from barreleye.training.recorder import Line, Recorder, sample_prompts
@@ -37,7 +39,7 @@ def grow(
     *,
     text: str | Path | None = None,
     chats: str | Path | None = None,
-    preset: str = "fish",
+    preset: str | None = None,
     out: str | Path | None = None,
     from_run: str | Path | Run | None = None,
     quiet: bool = False,
@@ -46,14 +48,15 @@ def grow(
     """Grow a model and return its run.
 
     Learns from one of: `persona` (a character's name or sheet), `text` (a file, or "shakespeare"), `chats` (a JSONL
-    file). `options` are fields of ModelConfig, TrainConfig and DataConfig, on top of `preset`. `from_run` starts from
-    that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
+    file). `options` are fields of ModelConfig, TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for
+    text, `fish` for the rest). `from_run` starts from that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
     """
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
     config = configure(persona, text, chats, preset, source, options)
-    path = Path(out) if out else free_name(config.data)
-    if (path / "config.toml").exists():
-        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+    config = dataclasses.replace(config, train=resolve(config.train))
+    check_memory(config)
+    path = free_name(config.data) if out is None else Path(out)
+    runs.check_free(path)
     say: Say = (lambda line: None) if quiet else print
     say(f"reading {config.data.kind} {config.data.source}")
     corpus = prepare(config.data, config.train.seed)
@@ -61,14 +64,18 @@ def grow(
     say(
         f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}; 0 prompts on both sides of the split"
     )
-    model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
-    config = dataclasses.replace(config, model=model_config, train=resolve(config.train))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    try:
+        data = encode(corpus, tokenizer, config, path / "cache")
+    except ValueError as error:
+        raise ValueError(f"{config.data.source}: {error}") from None
     torch.manual_seed(config.train.seed)
-    model = Transformer(model_config)
-    if source:
-        model.load_state_dict(source.load_model().state_dict())
-    run = runs.create(path, config, tokenizer, corpus)
-    return _learn(run, corpus, model, None, quiet)
+    with memory_errors():
+        model = Transformer(config.model)
+        if source:
+            model.load_state_dict(source.load_model().state_dict())
+        run = runs.create(path, config, tokenizer, corpus)  # after all that can be wrong with what was given
+        return _learn(run, data, model, None, quiet)
 
 
 def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run:
@@ -78,27 +85,28 @@ def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run
     """
     run = Run(run) if isinstance(run, str | Path) else run
     step, kept = run.load_state()
-    may_change = {"steps", "eval_every", "sample_every", "save_every"}
     for name in options:
-        if name not in may_change:
+        if name not in runs.MAY_CHANGE:
             raise ValueError(
-                f"--resume cannot change {name} (only {', '.join(sorted(may_change))}); use --from for a new run"
+                f"--resume cannot change {name} (only {', '.join(sorted(runs.MAY_CHANGE))}); use --from for a new run"
             )
     train_config = dataclasses.replace(run.config.train, **options)
+    if step >= train_config.steps:
+        raise ValueError(f"{run.path} has learned {step} steps already; `--steps {2 * max(1, step)}` goes on")
     if train_config != run.config.train:
         run.config = dataclasses.replace(run.config, train=train_config)
         with run.lock():
             runs.write_file(run.path / "config.toml", run.config.to_toml().encode())
-    if step >= run.config.train.steps:
-        raise ValueError(f"{run.path} has learned all its {step} steps; `--steps {2 * step}` goes on")
-    return _learn(run, run.corpus(), Transformer(run.config.model), kept, quiet)
+    data = encode(run.corpus(), run.tokenizer, run.config, run.path / "cache")
+    with memory_errors():
+        return _learn(run, data, Transformer(run.config.model), kept, quiet)
 
 
 def configure(
     persona: str | None,
     text: str | Path | None,
     chats: str | Path | None,
-    preset: str,
+    preset: str | None,
     source: Run | None,
     options: dict[str, Any],
 ) -> Config:
@@ -110,9 +118,11 @@ def configure(
     ]
     if len(named) > 1:
         raise ValueError(f"learn from one thing at a time, not {' and '.join(kind for kind, _ in named)}")
-    base = knobs.preset(preset)
+    base = knobs.preset(preset if preset is not None else "fish" if text is None else "tiny")
     config = Config(DataConfig(), source.config.model if source else base.model, base.train)
     kind, name = named[0] if named else ("persona", "fish")
+    if name != name.encode("utf-8", "replace").decode():
+        raise ValueError(f"the name {name!r} is not UTF-8 and cannot be written down; rename the file")
     chosen = dict(options, kind=kind, source=name)
     sections = {}
     for section, kind_of in knobs.SECTIONS.items():
@@ -128,6 +138,36 @@ def configure(
     if source and bool(source.tokenizer.special_ids) == (kind == "text"):
         raise ValueError("--from needs data of the run's own kind: chats for a chat model, text for a text model")
     return Config(**sections)
+
+
+def check_memory(config: Config) -> None:
+    """Raises ValueError where what must be kept in memory to learn is more than the machine has, before any is taken.
+
+    A lower bound: the embedding is not known yet, and activations come on top.
+    """
+    model = dataclasses.replace(config.model, vocab_size=max(1, config.model.vocab_size))
+    counted = count(model, config.train.batch_tokens, config.train.optimizer)
+    needed, there = counted.training_bytes, memory_of(config.train.device)
+    if there and needed > there:
+        raise ValueError(
+            f"a model of {counted.parameters:,} parameters needs more memory than this machine has: {needed / 2**30:,.0f} "
+            f"GiB for weights, gradients and optimizer, and there are {there / 2**30:,.0f}; take fewer --n-layers or a "
+            "smaller --d-model, --d-ff or --context-length"
+        )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises ValueError where torch says that memory is full; on a CPU it says so in words alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise ValueError(
+                "out of memory; take smaller --batch-tokens (with --accumulate, the same batch in pieces) or a smaller "
+                "model; nothing that was saved before is lost"
+            ) from None
+        raise
 
 
 def free_name(data: DataConfig) -> Path:
@@ -148,6 +188,28 @@ def learn_tokenizer(data: DataConfig, corpus: Corpus) -> Tokenizer:
         return learn_bpe(corpus.texts(), data.vocab, special)
     characters = set().union(*map(set, (*corpus.texts(), *Corpus(corpus.held_out, "", {}).texts())))
     return learn_characters("".join(sorted(characters)), special)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Both sides of the split as a training reads them."""
+
+    batches: ChatBatches | TextBatches
+    held_out: Callable[[], Iterable[HeldOutBatch]]
+    quick: Callable[[], Iterable[HeldOutBatch]]  # the beginning of the held-out side, looked at on the way
+    prompts: list[str]
+
+
+def encode(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> Material:
+    """Raises ValueError for what the tokenizer cannot encode, or what is too little to learn from."""
+    context, held_out = config.model.context_length, corpus.held_out
+    beginning = held_out[: QUICK_TOKENS if isinstance(held_out, str) else QUICK_LOOK]
+    return Material(
+        make_batches(corpus, tokenizer, config, cache),
+        held_out_batches(held_out, tokenizer, context),
+        held_out_batches(beginning, tokenizer, context),
+        sample_prompts(held_out),
+    )
 
 
 def make_batches(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> ChatBatches | TextBatches:
@@ -175,10 +237,8 @@ def size_of(corpus: Corpus) -> str:
     return f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
 
 
-def _learn(run: Run, corpus: Corpus, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
-    config, context = run.config, run.config.model.context_length
-    batches = make_batches(corpus, run.tokenizer, config, run.path / "cache")
-    quick = corpus.held_out[: QUICK_TOKENS if isinstance(corpus.held_out, str) else QUICK_LOOK]
+def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
+    config = run.config
     start = int(kept["counters"][0]) if kept else 0
     parameters = sum(p.numel() for p in model.parameters())
     title = f"{run.name}: {parameters / 1e6:.2f} million parameters on {config.train.device}, {config.train.precision}"
@@ -186,26 +246,17 @@ def _learn(run: Run, corpus: Corpus, model: Transformer, kept: dict[str, torch.T
     show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
     with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
         run.drop_metrics_after(start)
-        recorder = Recorder(
-            run,
-            config.train,
-            held_out_batches(quick, run.tokenizer, context),
-            sample_prompts(corpus.held_out),
-            show,
-            stopped.is_set,
-        )
+        recorder = Recorder(run, config.train, data.quick, data.prompts, show, stopped.is_set)
         last: list[Learner] = []
 
         def on_step(step: Any) -> bool:
             last[:] = [step.learner]
-            stop = recorder(step)
             if step.step == config.train.steps:
-                recorder.held_out = held_out_batches(corpus.held_out, run.tokenizer, context)
-                recorder.evaluate(step)
-            return stop
+                recorder.held_out = data.held_out
+            return recorder(step)
 
         try:
-            train(model, batches, config.train, on_step, kept)
+            train(model, data.batches, config.train, on_step, kept)
         except NonFinite as error:
             for learner in last:  # none, where the first step of a resumed run fails: its state is saved already
                 run.save_model(learner.model.state_dict())

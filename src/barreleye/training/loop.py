@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from barreleye.config import TrainConfig
 from barreleye.data.batches import IGNORE
-from barreleye.training.device import autocast, resolve
+from barreleye.training.device import autocast, kind_of, random_states, resolve, set_random_states
 from barreleye.training.optimizer import (
     make_optimizers,
     optimizer_tensors,
@@ -21,7 +21,7 @@ from barreleye.training.optimizer import (
     set_rate,
 )
 
-SMALLEST_LOSS_SCALE = 1e-3  # where float16 gradients stay non-finite even so, the fault is not the scale
+SMALLEST_LOSS_SCALE = 1e-3
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Batch number n -> (tokens_BT, targets_BT), int64; equal n must give equal batches, or a resumed run is another."""
@@ -45,12 +45,14 @@ class Learner:
         """Weights, optimizer memory, random state and counters, by flat names."""
         kept = {f"model.{name}": t for name, t in self.model.state_dict().items() if name not in self.tied}
         kept |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizers).items()}
-        kept["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            kept["random.cuda"] = torch.cuda.get_rng_state()
+        kept |= {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
+        kept |= {f"random.{name}": state for name, state in random_states(self.device).items()}
         kept["counters"] = torch.tensor([self.step, self.tokens])
-        kept["loss_scale"] = torch.tensor(self.scaler.get_scale())
         return kept
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def tied(self) -> set[str]:
@@ -65,12 +67,10 @@ class Learner:
         missing, unexpected = self.model.load_state_dict(under("model."), strict=False)
         assert set(missing) == self.tied and not unexpected
         restore_optimizers(self.optimizers, under("optimizer."))
-        torch.set_rng_state(kept["random.cpu"])
-        if "random.cuda" in kept and torch.cuda.is_available():
-            torch.cuda.set_rng_state(kept["random.cuda"])
-        self.step, self.tokens = (int(n) for n in kept["counters"])
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": kept["loss_scale"].item()})
+            self.scaler.load_state_dict({name: value.item() for name, value in under("scaler.").items()})
+        set_random_states(under("random."), self.device)
+        self.step, self.tokens = (int(n) for n in kept["counters"])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Step:
     loss: float  # mean over the step's learned tokens, nats
     learning_rate: float  # share of the peak, 0..1
     grad_norm: float  # before clipping
-    tokens: int  # read so far, padding not counted
+    tokens: int  # read so far, padding included
     seconds: float  # since this call of train began
     learner: Learner
 
@@ -105,37 +105,40 @@ def train(
     config = resolve(config)
     torch.set_num_threads(config.threads)
     model = model.to(config.device).train()
-    scaler = torch.amp.GradScaler(config.device.partition(":")[0], enabled=config.precision == "float16")
+    scaler = torch.amp.GradScaler(kind_of(config.device), enabled=config.precision == "float16")
     learner = Learner(model, make_optimizers(model, config), scaler)
     if kept is not None:
         learner.restore(kept)
     began = time.perf_counter()
-    loss_sum = grad_norm = math.nan
-    if on_step and learner.step == 0 and on_step(Step(0, math.nan, 0.0, math.nan, 0, 0.0, learner)):
+    if on_step and kept is None and on_step(Step(0, math.nan, 0.0, math.nan, 0, 0.0, learner)):
         return learner
     while learner.step < config.steps:
+        model.train()  # on_step may have looked at the model in evaluation mode
         share = rate_at(learner.step, config)
         set_rate(learner.optimizers, share)
         loss_sum, learned, read = accumulate_gradients(learner, batches, config)
         for optimizer in learner.optimizers:
             scaler.unscale_(optimizer)
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= learned
-        grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
-        if not math.isfinite(grad_norm) and scaler.get_scale() * scaler.is_enabled() <= SMALLEST_LOSS_SCALE:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        for gradient in gradients:
+            gradient /= learned
+        norm = nn.utils.get_total_norm(gradients)
+        grad_norm = float(norm)
+        if math.isfinite(loss_sum) and math.isfinite(grad_norm):
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.clip or math.inf, norm)
+            for optimizer in learner.optimizers:
+                scaler.step(optimizer)
+        elif not math.isfinite(loss_sum) or not scale_may_be_at_fault(scaler):
             raise NonFinite(what_is_not_finite(learner, loss_sum))
         for optimizer in learner.optimizers:
-            scaler.step(optimizer)  # skipped where float16 gradients overflowed; the scale is then lowered
             optimizer.zero_grad()
-        scaler.update()
+        scaler.update()  # lowers the scale where gradients overflowed: the step was skipped
         learner.step += 1
         learner.tokens += read
         seconds = time.perf_counter() - began
         report = Step(learner.step, loss_sum / learned, share, grad_norm, learner.tokens, seconds, learner)
         if on_step and on_step(report):
             break
-        model.train()  # on_step may have looked at the model in evaluation mode
     return learner
 
 
@@ -160,13 +163,19 @@ def accumulate_gradients(learner: Learner, batches: Batches, config: TrainConfig
     return loss_sum, max(1, learned), read
 
 
+def scale_may_be_at_fault(scaler: torch.amp.GradScaler) -> bool:
+    """float16 gradients overflow until the loss scale is found; where they still do at a small one, it is not that."""
+    return scaler.is_enabled() and scaler.get_scale() > SMALLEST_LOSS_SCALE
+
+
 def what_is_not_finite(learner: Learner, loss_sum: float) -> str:
-    """The first tensor, from input to output, whose gradient holds an infinity or a nan."""
-    guilty = [
+    """The first tensor, from input to output, whose gradient holds an infinity or a nan; and the loss."""
+    evidence = [
         f"the gradient of {name} has {int((~parameter.grad.isfinite()).sum())} of {parameter.numel()} values not finite"
         for name, parameter in learner.model.named_parameters()
         if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
-    loss = "" if math.isfinite(loss_sum) else f", the loss is {loss_sum}"
-    evidence = guilty[0] if guilty else "the gradients are finite but their norm overflows"
-    return f"step {learner.step + 1}: {evidence}{loss}; the weights of step {learner.step} are kept"
+    ][:1]
+    if not math.isfinite(loss_sum):
+        evidence.append(f"the loss is {loss_sum}")
+    what = ", ".join(evidence) or "the gradients are finite but their norm overflows"
+    return f"step {learner.step + 1}: {what}; the weights of step {learner.step} are kept"

@@ -4,6 +4,7 @@ The recorder only looks: it draws from no random state but its own, so a recorde
 one does.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -58,7 +59,7 @@ class Recorder:
                 tokens=step.tokens,
                 seconds=self.seconds_before + step.seconds,
             )
-        if step.step % self.config.eval_every == 0 and not last:
+        if step.step == self.config.steps or (step.step % self.config.eval_every == 0 and not stopping):
             self.evaluate(step)
         if step.step % self.config.sample_every == 0 or last:
             self.record(step=step.step, samples=self.samples(step))
@@ -82,7 +83,9 @@ class Recorder:
         answers = []
         for prompt in self.prompts:
             if self.tokenizer.special_ids:
-                reply = Chat(model, self.tokenizer, Sampling(temperature=0)).ask(prompt)  # type: ignore[arg-type]
+                reply = ""  # to a prompt that a small context has no room for
+                with contextlib.suppress(ValueError):
+                    reply = Chat(model, self.tokenizer, Sampling(temperature=0)).ask(prompt)  # type: ignore[arg-type]
             else:
                 pieces = generate(model, self.tokenizer, prompt, SAMPLE_LENGTH * 3, Sampling(seed=1))  # type: ignore[arg-type]
                 reply = "".join(pieces)

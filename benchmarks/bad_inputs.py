@@ -1,0 +1,41 @@
+"""Drive every bad input of tests/e2e through the command line and count how many end in one clear line.
+
+    python benchmarks/bad_inputs.py
+"""
+
+import collections
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))  # the table stands beside its tests
+
+import bad_files
+import bad_inputs
+import bad_options
+
+
+def main() -> None:
+    cases = [*bad_files.CASES, *bad_options.CASES]
+    kept = 0
+    kinds: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        world = Path(temporary, "world")
+        world.mkdir()
+        bad_inputs.build_world(world)
+        for number, case in enumerate(cases):
+            folder = Path(temporary, str(number))
+            shutil.copytree(world, folder)
+            wrong = list(bad_inputs.problems(case, folder))
+            kinds[case.argv[0] if case.argv else ""] += 1
+            kept += not wrong
+            for problem in wrong:
+                print(f"barreleye {case.command[:100]!a}\n    {problem}")
+            shutil.rmtree(folder)
+    print(f"{kept} of {len(cases)}: one line, exit 2")
+    sys.exit(kept < len(cases))
+
+
+if __name__ == "__main__":
+    main()

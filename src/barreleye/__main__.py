@@ -1,0 +1,5 @@
+"""`python -m barreleye` is `barreleye`."""
+
+from barreleye.cli import main
+
+main()

@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+from barreleye.config import PRESETS, ModelConfig
+from barreleye.data.chat_format import Message, encode_chat
+from barreleye.model.huggingface import architecture, from_huggingface, huggingface_config, to_huggingface
+from barreleye.model.transformer import Transformer
+from barreleye.training.grow import grow
+
+SHAPE: dict[str, Any] = dict(n_layers=2, n_heads=4, d_model=32, d_ff=80, context_length=40, vocab_size=61)
+LLAMA: dict[str, Any] = dict(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
+EXPRESSIBLE = {
+    "gpt2": ("gpt2", {}),
+    "gpt2-relu": ("gpt2", dict(activation="relu")),
+    "gpt2-relu2": ("gpt2", dict(activation="relu2")),
+    "gpt2-untied": ("gpt2", dict(tie_embeddings=False)),
+    "gpt2-all-heads-named": ("gpt2", dict(n_kv_heads=4, dropout=0.1)),
+    "llama": ("llama", LLAMA),
+    "llama-grouped": ("llama", LLAMA | dict(n_kv_heads=2)),
+    "llama-one-kv-head-untied": ("llama", LLAMA | dict(n_kv_heads=1, tie_embeddings=False)),
+}
+OURS_ALONE = [
+    dict(qk_norm=True),
+    dict(d_ff=0),
+    dict(positions="sinusoidal"),
+    dict(positions="none", norm="rmsnorm"),
+    dict(n_kv_heads=2),
+    dict(bias=False),
+    dict(activation="swiglu"),
+    LLAMA | dict(activation="gelu"),
+    LLAMA | dict(bias=True),
+]
+EXPRESSED = pytest.mark.parametrize(("kind", "knobs"), EXPRESSIBLE.values(), ids=EXPRESSIBLE)
+EVERYTHING = pytest.mark.parametrize("knobs", [knobs for _, knobs in EXPRESSIBLE.values()] + OURS_ALONE, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def configure(knobs: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(**(SHAPE | knobs))
+
+
+def build(knobs: dict[str, Any]) -> Transformer:
+    """Every parameter at random, gains and biases too: nothing may be left out by the mapping unseen."""
+    generator = torch.Generator().manual_seed(0)
+    model = Transformer(configure(knobs)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    return model
+
+
+def export(folder: Path, model: Transformer) -> None:
+    (folder / "config.json").write_text(json.dumps(huggingface_config(model.config, bos=1, eos=1)))
+    save_file(to_huggingface(model.state_dict(), model.config), folder / "model.safetensors", {"format": "pt"})
+
+
+def assert_same_logits(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+@EXPRESSED
+@torch.no_grad()
+def test_the_logits_are_those_of_hugging_face(tmp_path: Path, kind: str, knobs: dict[str, Any]) -> None:
+    model = build(knobs)
+    assert architecture(model.config) == kind
+    export(tmp_path, model)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    expected = {"gpt2": transformers.GPT2LMHeadModel, "llama": transformers.LlamaForCausalLM}[kind]
+    assert type(theirs) is expected
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+    tokens = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
+    assert_same_logits(model(tokens), theirs.eval()(tokens).logits)
+
+
+@EXPRESSED
+@torch.no_grad()
+def test_what_hugging_face_saves_we_read(tmp_path: Path, kind: str, knobs: dict[str, Any]) -> None:
+    """A model of theirs, freshly made and filled, gives the same logits in ours."""
+    config = configure(knobs)
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(**huggingface_config(config, bos=1, eos=1))
+    ).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(0, 0.3)
+    model = Transformer(config).eval()
+    model.load_state_dict(from_huggingface(dict(theirs.state_dict()), config))
+    tokens = torch.arange(40).view(1, 40)
+    assert_same_logits(model(tokens), theirs(tokens).logits)
+
+
+@EVERYTHING
+def test_there_and_back_is_the_identity(knobs: dict[str, Any]) -> None:
+    model = build(knobs)
+    weights = model.state_dict()
+    theirs = to_huggingface(weights, model.config)
+    assert all(tensor.is_contiguous() for tensor in theirs.values())
+    back = from_huggingface(theirs, model.config)
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("knobs", OURS_ALONE, ids=str)
+def test_what_neither_can_express_keeps_its_own_names(knobs: dict[str, Any]) -> None:
+    model = build(knobs)
+    assert architecture(model.config) == "barreleye"
+    assert huggingface_config(model.config)["model_type"] == "barreleye"
+    assert set(to_huggingface(model.state_dict(), model.config)) == set(dict(model.named_parameters()))
+
+
+@EVERYTHING
+def test_weights_that_lack_or_misshape_a_tensor_are_refused(knobs: dict[str, Any]) -> None:
+    model = build(knobs)
+    theirs = to_huggingface(model.state_dict(), model.config)
+    for name, tensor in list(theirs.items())[::6]:
+        with pytest.raises(ValueError, match=f"the weights lack '{name}'"):
+            from_huggingface({other: t for other, t in theirs.items() if other != name}, model.config)
+        with pytest.raises(ValueError, match=f"'{name}' has shape"):
+            from_huggingface(theirs | {name: tensor[:-1]}, model.config)
+
+
+def test_the_presets_can_be_carried_away() -> None:
+    kinds = {name: architecture(preset.model) for name, preset in PRESETS.items()}
+    assert set(kinds.values()) == {"gpt2", "llama"}
+    assert kinds["fish"] == kinds["gpt2"] == "gpt2" and kinds["modern"] == kinds["stories15m"] == "llama"
+
+
+@pytest.mark.parametrize(("preset", "n_kv_heads"), [("fish", 0), ("modern", 2)])
+def test_the_model_folder_of_a_run_loads_with_the_usual_tools(
+    tmp_path: Path, preset: str, n_kv_heads: int
+) -> None:
+    run = grow(
+        "fish", preset=preset, out=tmp_path / "run", conversations=60, vocab=300, n_layers=2, n_heads=4,
+        n_kv_heads=n_kv_heads, d_model=32, d_ff=64, steps=3, batch_tokens=256, quiet=True,
+    )  # fmt: skip
+    folder = run.path / "model"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": "hello fish"}, {"role": "assistant", "content": "blub."}]
+    chat.append({"role": "user", "content": "why are you blue, fish?"})
+    messages = [Message(turn["role"], turn["content"]) for turn in chat]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert ids == encode_chat(messages, run.tokenizer, add_generation_prompt=True)[0]
+    assert tokenizer.decode(ids) == run.tokenizer.decode(ids)
+    assert tokenizer("hello fish")["input_ids"] == run.tokenizer.encode("hello fish")
+    tokens = torch.tensor([ids])
+    assert_same_logits(run.load_model()(tokens).detach(), theirs(tokens).logits.detach())
+    reply = theirs.generate(tokens, max_new_tokens=5, do_sample=False, temperature=None, top_p=None)
+    assert reply.shape[1] <= len(ids) + 5
+    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id == run.tokenizer.id_of("<|im_end|>")
+    assert tokenizer.model_max_length == run.config.model.context_length
