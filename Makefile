@@ -65,7 +65,7 @@ lint: .venv/dev  ## style and types alone
 # The wheel in an environment of its own, which borrows the dependencies of .venv: a folder named in a .pth file is
 # searched last, and the .pth files in it (the editable install) are not read.
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-WHEEL_TESTS := tests/test_architecture.py tests/test_package.py tests/data
+WHEEL_TESTS := $(wildcard tests/test_*.py) tests/data tests/inference
 
 test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	rm -rf dist .venv-wheel
@@ -76,8 +76,11 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	.venv-wheel/bin/python -c 'import barreleye; assert ".venv-wheel" in barreleye.__file__, barreleye.__file__'
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
 
-bench: .venv/core  ## the figures of the README, measured on this machine
+bench: .venv/core  ## measure what the README claims (TEXT=FILE: that text, where none can be fetched)
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/bad_inputs.py
 	$(BIN)/python benchmarks/quickstart.py $(wildcard $(RUN))
+	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)
 
 clean:  ## remove environments, builds and caches (the runs stay)
 	rm -rf .venv .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Drive every bad input of tests/e2e through the command line and count how many end in one clear line.
 
-    python benchmarks/bad_inputs.py
+python benchmarks/bad_inputs.py
 """
 
 import collections
@@ -11,13 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))  # the table stands beside its tests
 
-import bad_files
+import bad_data
 import bad_inputs
 import bad_options
+import bad_runs
 
 
 def main() -> None:
-    cases = [*bad_files.CASES, *bad_options.CASES]
+    cases = [*bad_data.CASES, *bad_runs.CASES, *bad_options.CASES]
     kept = 0
     kinds: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as temporary:

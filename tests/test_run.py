@@ -16,7 +16,7 @@ from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run, create, find, list_runs
 
-AWKWARD = "é🐟 \u2028 \x85 \\n \x1c \"quoted\"\r\n<|im_end|>"
+AWKWARD = 'é🐟 \u2028 \x85 \\n \x1c "quoted"\r\n<|im_end|>'
 CHATS = [
     Conversation((Message("system", "be a fish"), Message("user", "hello"), Message("assistant", "blub")), "greeting"),
     Conversation((Message("user", "why?", True), Message("assistant", AWKWARD, True)), 'a "topic"'),
@@ -84,6 +84,12 @@ def test_a_text_model_has_no_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
+    with (
+        run.lock(),
+        pytest.raises(ValueError, match="already holds a run"),
+    ):  # which is about to save for the first time
+        create(run.path, configure(BPE), BPE, CHAT_CORPUS)
+    run.save_state(0, tensors())
     with pytest.raises(ValueError, match=r"already holds a run; `--resume .*fish` goes on with it"):
         create(run.path, configure(BPE), BPE, CHAT_CORPUS)
     (tmp_path / "file").write_text("mine")
@@ -92,7 +98,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run: Run, tmp_path: Path) 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_cut_short_is_no_run_and_may_be_made_again(run: Run) -> None:
+def test_a_folder_cut_short_may_be_made_again(run: Run) -> None:
+    assert create(run.path, configure(BPE), BPE, CHAT_CORPUS).states() == []  # killed before the first save
     (run.path / "config.toml").unlink()  # it is written last
     with pytest.raises(ValueError, match="there is no run"):
         Run(run.path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from barreleye.config import Config
-from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, Conversation
+from barreleye.data.chat_format import Conversation
 from barreleye.data.corpus import Corpus, chat_line, read_chats, read_text
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
@@ -147,7 +147,7 @@ class Run:
 
     def load_state(self) -> "tuple[int, dict[str, Tensor]]":
         """The newest state whose manifest holds. Raises ValueError if there is none."""
-        damage = "there is none; begin anew with another --out"
+        damage = f"there is none, nothing was learned yet; `barreleye train ... --out {self.path}` begins anew"
         for step in reversed(self.states()):
             folder = self.path / "state" / str(step)
             try:
@@ -187,15 +187,7 @@ class Run:
     @property
     def is_live(self) -> bool:
         """Whether a training is writing here now."""
-        lock = self.path / "lock"
-        if not lock.exists():
-            return False
-        with lock.open("rb") as file:  # looking changes nothing, so a folder that one may only read can be asked too
-            try:
-                lock_file(file.fileno())
-            except OSError:
-                return True
-            return False
+        return _is_locked(self.path / "lock")
 
 
 def find(path: str | Path) -> Path:
@@ -219,8 +211,10 @@ def list_runs(folder: Path = RUNS) -> list[Run]:
 
 
 def check_free(path: Path) -> None:
-    """Raises ValueError where a new run cannot be made. What an interrupted `create` left is made anew."""
-    if (path / "config.toml").exists():
+    """Raises ValueError where a new run cannot be made. What one left that was killed before its first save is made
+    anew: it had learned nothing."""
+    begun = any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
+    if begun and (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; choose another --out")
@@ -231,6 +225,8 @@ def check_free(path: Path) -> None:
 
 def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Run:
     """Make the folder of a new training. `config.toml` comes last: a folder that has one is complete."""
+    from barreleye.model.huggingface import small_files
+
     check_free(path)
     (path / "data").mkdir(parents=True, exist_ok=True)
     for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
@@ -239,45 +235,25 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
         else:
             write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
     write_file(path / "data" / "report.json", to_json(corpus.report))
-    _write_model_folder(path / "model", config, tokenizer, chats=not isinstance(corpus.train, str))
+    source = config.data.source if config.data.kind == "persona" else config.data.kind
+    tokenizer.save(path / "model")
+    for name, content in small_files(
+        config.model, tokenizer, source, is_chat=not isinstance(corpus.train, str)
+    ).items():
+        write_file(path / "model" / name, content if isinstance(content, bytes) else to_json(content))
     write_file(path / "config.toml", config.to_toml().encode())
     return Run(path)
 
 
-def _write_model_folder(folder: Path, config: Config, tokenizer: Tokenizer, chats: bool) -> None:
-    """The small files of a Hugging Face model folder; the weights join them as they are learned."""
-    from barreleye.model.huggingface import huggingface_config
-
-    folder.mkdir(parents=True, exist_ok=True)
-    end = IM_END if chats else None
-    end_id = tokenizer.id_of(IM_END) if chats else None
-    tokenizer.save(folder)
-    context = config.model.context_length
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context,
-        "clean_up_tokenization_spaces": False,
-        "eos_token": end,
-        "pad_token": end,
-    }
-    generation = {
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "eos_token_id": end_id,
-        "pad_token_id": end_id,
-    }
-    write_file(folder / "config.json", to_json(huggingface_config(config.model, bos=end_id, eos=end_id)))
-    write_file(
-        folder / "tokenizer_config.json",
-        to_json({k: v for k, v in tokenizer_config.items() if v is not None}),
-    )
-    write_file(folder / "generation_config.json", to_json({k: v for k, v in generation.items() if v is not None}))
-    if chats:
-        write_file(folder / "chat_template.jinja", CHAT_TEMPLATE.encode())
-    source = config.data.source if config.data.kind == "persona" else config.data.kind
-    card = f"# {source}\n\nA small language model grown from scratch with Barreleye, {config.model.n_layers} layers wide {config.model.d_model}.\n"
-    write_file(folder / "README.md", card.encode())
+def _is_locked(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:  # looking changes nothing, so a folder that one may only read can be asked too
+        try:
+            lock_file(file.fileno())
+        except OSError:
+            return True
+        return False
 
 
 def _read_side(file: Path) -> str:

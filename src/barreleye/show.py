@@ -34,7 +34,8 @@ def table_of(*headings: str, numbers: Sequence[str] = (), title: str | None = No
     """An empty table; the columns of `numbers` are set flush right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+        number = heading in numbers
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
 
 

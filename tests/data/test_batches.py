@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_edges_cut_at_the_last_row_that_fits(lengths: list[int], batch_tokens: i
     lengths = sorted(lengths)
     edges = batch_edges(np.array(lengths), batch_tokens).tolist()
     assert edges[0] == 0 and edges[-1] == len(lengths) and edges == sorted(set(edges))
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         assert right - left == 1 or (right - left) * lengths[right - 1] <= batch_tokens
         if right < len(lengths):
             assert (right + 1 - left) * lengths[right] > batch_tokens

@@ -1,6 +1,6 @@
 """Bad inputs, each driven through the real command line: what a case is, the folder it runs in, and how it is judged.
 
-The cases stand in bad_files.py and bad_options.py; test_bad_inputs.py and benchmarks/bad_inputs.py run the same table.
+The cases stand in bad_data.py, bad_runs.py and bad_options.py; the test beside them and a benchmark run the same table.
 """
 
 import contextlib
@@ -50,13 +50,16 @@ TINY = (
 )
 
 
+Prepare = Callable[[Path], object]
+
+
 @dataclass(frozen=True)
 class Case:
     """A command line, what was done to the folder before, and what the one line must say."""
 
     command: str
     says: str
-    prepare: Callable[[Path], object] = lambda folder: None
+    prepare: Prepare = lambda folder: None
     stdin: bytes = b""
     leaves_a_run: bool = False  # refused only once a training runs: what it made stays, and may be looked at
 
@@ -71,6 +74,72 @@ class Outcome:
     code: int | str | None
     stderr: str
     seconds: float  # of the processor, which does not count what others do on the machine
+
+
+# What may be done to the folder before ------------------------------------------------------------------------------
+
+
+def write(name: str, data: str | bytes) -> Prepare:
+    """Put a file there, instead of the one that was."""
+
+    def prepare(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    return prepare
+
+
+def edit(name: str, old: str, new: str) -> Prepare:
+    def prepare(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text, f"{name} has no {old!r}"
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return prepare
+
+
+def remove(name: str) -> Prepare:
+    def prepare(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return prepare
+
+
+def cut(name: str, share: float) -> Prepare:
+    return lambda folder: os.truncate(folder / name, int((folder / name).stat().st_size * share))
+
+
+def flip(name: str) -> Prepare:
+    """Change one byte in the middle, as a bad disk does."""
+
+    def prepare(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        (folder / name).write_bytes(data)
+
+    return prepare
+
+
+def sparse(name: str, size: int) -> Prepare:
+    """A file of NUL bytes that takes no room."""
+
+    def prepare(folder: Path) -> None:
+        (folder / name).touch()
+        os.truncate(folder / name, size)
+
+    return prepare
+
+
+def long_line(name: str, size: int) -> Prepare:
+    return write(name, b"a line\n" + b"x" * size)
+
+
+def each(*steps: Prepare) -> Prepare:
+    return lambda folder: [step(folder) for step in steps]
+
+
+# Running and judging --------------------------------------------------------------------------------------------------
 
 
 def build_world(folder: Path) -> None:

@@ -130,7 +130,9 @@ def test_a_typed_end_of_turn_ends_no_turn(asked: list[list[int]]) -> None:
 def test_a_reply_ends_at_either_special_token(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stops: list[frozenset[int]] = []
     monkeypatch.setattr(
-        chat_module, "generate_tokens", lambda model, ids, n, sampling, stop: stops.append(stop) or iter(BPE.encode("hi"))
+        chat_module,
+        "generate_tokens",
+        lambda model, ids, n, sampling, stop: stops.append(stop) or iter(BPE.encode("hi")),
     )
     assert Chat(build(), BPE).ask("why?") == "hi"
     assert BPE.id_of(name) in stops[0]

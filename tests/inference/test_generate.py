@@ -58,7 +58,9 @@ def test_greedy_takes_the_likeliest_token_of_a_full_pass(positions: str, penalty
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     for token in generate_tokens(model, [3, 1, 4], CONTEXT - 3, sampling):
         logits = last_logits(model.eval(), tokens)
-        logits = torch.stack([x if i not in tokens else x / penalty if x > 0 else x * penalty for i, x in enumerate(logits)])
+        logits = torch.stack(
+            [x if i not in tokens else x / penalty if x > 0 else x * penalty for i, x in enumerate(logits)]
+        )
         assert token == int(logits.argmax())
         tokens.append(token)
     assert len(tokens) == CONTEXT

@@ -138,9 +138,7 @@ def test_the_presets_can_be_carried_away() -> None:
 
 
 @pytest.mark.parametrize(("preset", "n_kv_heads"), [("fish", 0), ("modern", 2)])
-def test_the_model_folder_of_a_run_loads_with_the_usual_tools(
-    tmp_path: Path, preset: str, n_kv_heads: int
-) -> None:
+def test_the_model_folder_of_a_run_loads_with_the_usual_tools(tmp_path: Path, preset: str, n_kv_heads: int) -> None:
     run = grow(
         "fish", preset=preset, out=tmp_path / "run", conversations=60, vocab=300, n_layers=2, n_heads=4,
         n_kv_heads=n_kv_heads, d_model=32, d_ff=64, steps=3, batch_tokens=256, quiet=True,

@@ -24,7 +24,13 @@ TEXT = "the fish swam up. é🐟 the fish swam down.\n" * 9
 def build(tokenizer: Tokenizer, context: int) -> Transformer:
     torch.manual_seed(0)
     config = ModelConfig(
-        n_layers=1, n_heads=2, d_model=16, d_ff=32, context_length=context, vocab_size=tokenizer.vocab_size, init_std=0.5
+        n_layers=1,
+        n_heads=2,
+        d_model=16,
+        d_ff=32,
+        context_length=context,
+        vocab_size=tokenizer.vocab_size,
+        init_std=0.5,
     )
     return Transformer(config)
 

@@ -220,12 +220,13 @@ def test_looking_changes_nothing(precision: str) -> None:
     assert same(quiet, watched)
 
 
-def test_a_resumed_training_does_not_repeat_the_look_before_the_first_step() -> None:
+@pytest.mark.parametrize("stop_at", [0, 1])
+def test_the_look_before_the_first_step_is_only_before_the_first_step(stop_at: int) -> None:
     kept: dict[str, Tensor] = {}
-    train(build(), TEXT_BATCHES, configure(steps=0), lambda step: kept.update(copy(step.learner.tensors())))
+    train(build(), TEXT_BATCHES, configure(steps=stop_at), lambda step: kept.update(copy(step.learner.tensors())))
     seen: list[int] = []
     train(build(), TEXT_BATCHES, configure(steps=2), lambda step: seen.append(step.step), kept)
-    assert seen == [1, 2]
+    assert seen == ([0, 1, 2] if stop_at == 0 else [2])
 
 
 def test_tied_weights_are_kept_once() -> None:
@@ -293,7 +294,9 @@ def test_a_weight_that_is_not_finite_stops_at_the_first_step(bad: float) -> None
     before = copy(model.state_dict())
     with pytest.raises(NonFinite, match="step 1: the gradient of .* not finite, the loss is nan"):
         train(model, TEXT_BATCHES, configure())
-    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before.values(), model.state_dict().values()))
+    assert all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before.values(), model.state_dict().values())
+    )
 
 
 def test_an_infinite_loss_is_refused_even_where_gradients_are_finite() -> None:

@@ -51,7 +51,9 @@ def test_muon_moves_the_matrices_inside_the_blocks() -> None:
     model = build()
     adamw, muon = make_optimizers(model, TrainConfig(optimizer="muon", muon_rate=0.02, learning_rate=0.001))
     moved = names_in(model, [p for group in muon.param_groups for p in group["params"]])
-    assert moved == {f"blocks.{i}.{part}.weight" for i in range(2) for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")}
+    assert moved == {
+        f"blocks.{i}.{part}.weight" for i in range(2) for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
+    }
     others = names_in(model, [p for group in adamw.param_groups for p in group["params"]])
     assert moved | others == set(dict(model.named_parameters())) and not moved & others
     assert muon.param_groups[0]["lr"] == 0.02 and adamw.param_groups[0]["lr"] == 0.001

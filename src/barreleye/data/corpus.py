@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ def read_shakespeare(fetch: Callable[[str], bytes] | None = None) -> str:
         try:
             data = (fetch or _fetch)(SHAKESPEARE_URL)
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
+            reason = str(getattr(error, "reason", error)).strip()
             raise ValueError(
                 f"tiny Shakespeare could not be fetched ({reason}); name a file of your own: --text FILE"
             ) from None
@@ -222,8 +223,12 @@ def read_shakespeare(fetch: Callable[[str], bytes] | None = None) -> str:
 
 
 def _fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        return answer.read(4 * 2**20)
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.read(4 * 2**20)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
 
 
 def cache_folder() -> Path:

@@ -136,11 +136,11 @@ def _conversations(persona: Persona, asks: Asks, rng: random.Random, avoid: froz
     draw = _Draw(persona, asks, rng)
     seen: set[tuple[str, ...]] = set()
     found = bool(asks)
+    used_up = 0  # what is said in so many exchanges, or fewer; a longer conversation is then the next best
     while found:
         found = False
         shortest = rng.choice(EXCHANGES)
-        # What is said at one length may be used up; a longer conversation is then the next best.
-        for exchanges in range(shortest, max(EXCHANGES) + 1):
+        for exchanges in range(max(shortest, used_up + 1), max(EXCHANGES) + 1):
             for _ in range(TRIES):
                 conversation = draw.conversation(exchanges)
                 texts = tuple(normalize(message.content) for message in conversation.messages)
@@ -151,6 +151,8 @@ def _conversations(persona: Persona, asks: Asks, rng: random.Random, avoid: froz
                     break
             if found:
                 break
+            if exchanges == used_up + 1:
+                used_up = exchanges
 
 
 class _Draw:

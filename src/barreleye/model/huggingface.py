@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from barreleye.config import ModelConfig
+from barreleye.config import ModelConfig, Sampling
+from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END
+from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.parts import NORM_EPS, ROPE_THETA
 
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "relu2": "relu2"}
@@ -80,6 +82,34 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
                 "mlp_bias": False,
             }
     return shared | {"model_type": "barreleye"}
+
+
+def small_files(
+    config: ModelConfig, tokenizer: Tokenizer, source: str, is_chat: bool
+) -> dict[str, dict[str, Any] | bytes]:
+    """All of a model folder but the weights and tokenizer.json: file name -> JSON object, or text as bytes."""
+    end = {"eos_token": IM_END, "pad_token": IM_END} if is_chat else {}
+    ids = {f"{name}_id": tokenizer.id_of(token) for name, token in end.items()}
+    end_id = ids.get("eos_token_id")
+    sampling = Sampling()
+    shape = f"{config.n_layers} layers wide {config.d_model}"
+    files: dict[str, dict[str, Any] | bytes] = {
+        "config.json": huggingface_config(config, bos=end_id, eos=end_id),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.context_length,
+            "clean_up_tokenization_spaces": False,
+            **end,
+        },
+        "generation_config.json": {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            **ids,
+        },
+        "README.md": f"# {source}\n\nA small language model grown from scratch with Barreleye, {shape}.\n".encode(),
+    }
+    return files | ({"chat_template.jinja": CHAT_TEMPLATE.encode()} if is_chat else {})
 
 
 def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

@@ -49,7 +49,8 @@ def grow(
 
     Learns from one of: `persona` (a character's name or sheet), `text` (a file, or "shakespeare"), `chats` (a JSONL
     file). `options` are fields of ModelConfig, TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for
-    text, `fish` for the rest). `from_run` starts from that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
+    text, `fish` for the rest). `from_run` starts from that run's weights and tokenizer instead of fresh ones. Raises
+    ValueError for what cannot be used.
     """
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
     config = configure(persona, text, chats, preset, source, options)
@@ -123,11 +124,11 @@ def configure(
     kind, name = named[0] if named else ("persona", "fish")
     if name != name.encode("utf-8", "replace").decode():
         raise ValueError(f"the name {name!r} is not UTF-8 and cannot be written down; rename the file")
-    chosen = dict(options, kind=kind, source=name)
+    chosen = {key: value for key, value in options.items() if value is not None} | {"kind": kind, "source": name}
     sections = {}
     for section, kind_of in knobs.SECTIONS.items():
         fields = {field.name for field in dataclasses.fields(kind_of)}
-        given = {key: chosen.pop(key) for key in list(chosen) if key in fields and chosen[key] is not None}
+        given = {key: chosen.pop(key) for key in list(chosen) if key in fields}
         if section == "model" and source and given:
             raise ValueError(f"--from keeps the earlier run's shape; leave out {', '.join(given)}")
         sections[section] = dataclasses.replace(getattr(config, section), **given)
@@ -150,9 +151,9 @@ def check_memory(config: Config) -> None:
     needed, there = counted.training_bytes, memory_of(config.train.device)
     if there and needed > there:
         raise ValueError(
-            f"a model of {counted.parameters:,} parameters needs more memory than this machine has: {needed / 2**30:,.0f} "
-            f"GiB for weights, gradients and optimizer, and there are {there / 2**30:,.0f}; take fewer --n-layers or a "
-            "smaller --d-model, --d-ff or --context-length"
+            f"a model of {counted.parameters:,} parameters needs more memory than this machine has: "
+            f"{needed / 2**30:,.0f} GiB for weights, gradients and optimizer, and there are {there / 2**30:,.0f}; "
+            "take fewer --n-layers or a smaller --d-model, --d-ff or --context-length"
         )
 
 
@@ -245,7 +246,7 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
     display = Display(config, title, start)
     show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
     with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
-        run.drop_metrics_after(start)
+        run.drop_metrics_after(start if start else -1)  # step 0 is looked at again
         recorder = Recorder(run, config.train, data.quick, data.prompts, show, stopped.is_set)
         last: list[Learner] = []
 

@@ -110,7 +110,7 @@ def train(
     if kept is not None:
         learner.restore(kept)
     began = time.perf_counter()
-    if on_step and kept is None and on_step(Step(0, math.nan, 0.0, math.nan, 0, 0.0, learner)):
+    if on_step and learner.step == 0 and on_step(Step(0, math.nan, 0.0, math.nan, 0, 0.0, learner)):
         return learner
     while learner.step < config.steps:
         model.train()  # on_step may have looked at the model in evaluation mode

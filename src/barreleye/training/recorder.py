@@ -50,7 +50,9 @@ class Recorder:
     def __call__(self, step: Step) -> bool:
         stopping = self.should_stop()
         last = stopping or step.step == self.config.steps
-        if step.step:
+        if step.step == 0:
+            self.save(step)  # before anything else: from now on there is something to resume from
+        else:
             self.record(
                 step=step.step,
                 loss=step.loss,
@@ -63,7 +65,8 @@ class Recorder:
             self.evaluate(step)
         if step.step % self.config.sample_every == 0 or last:
             self.record(step=step.step, samples=self.samples(step))
-        if step.step % self.config.save_every == 0 or last:
+        # After the record of the step, which would else be missing where the last save is all that was to come.
+        if step.step and (step.step % self.config.save_every == 0 or last):
             self.save(step)
         return stopping
 

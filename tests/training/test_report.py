@@ -1,0 +1,67 @@
+import builtins
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from barreleye.run import Run
+from barreleye.training.grow import grow
+from barreleye.training.report import smoothed, write_learning_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "sea.txt"
+    text.write_text("the fish swam up\nthe fish swam down\n" * 30)
+    return grow(
+        text=text, out=folder / "<b>sea", n_layers=1, n_heads=2, d_model=16, d_ff=32, context_length=16,
+        batch_tokens=64, steps=5, eval_every=2, quiet=True, device="cpu",
+    )  # fmt: skip
+
+
+def test_the_page_has_the_curves_and_needs_no_network(run: Run) -> None:
+    page = write_learning_report(run)
+    assert page == run.path / "reports" / "learning.html"
+    text = page.read_text(encoding="utf-8")
+    assert "training, smoothed" in text and "held out, all tokens" in text and "gradient norm" in text
+    assert 'src="http' not in text
+
+
+def test_replies_have_a_curve_where_they_were_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = run.metrics()
+    for line in lines:
+        if "held_out" in line:
+            line["held_out"]["replies"] = line["held_out"]["all"]
+        if "loss" in line:
+            line["grad_norm"] = None  # as where float16 overflowed
+    monkeypatch.setattr(Run, "metrics", lambda self: lines)
+    page = write_learning_report(run)
+    assert page is not None and "replies to unseen prompts" in page.read_text(encoding="utf-8")
+
+
+def test_nothing_recorded_is_no_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "metrics", lambda self: [])
+    assert write_learning_report(run) is None
+
+
+def test_without_plotly_there_is_no_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_plotly(name: str, *args: Any) -> Any:
+        if name.startswith("plotly"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without_plotly)
+    assert write_learning_report(run) is None
+
+
+def test_smoothing_is_a_mean_that_leans_on_the_latest() -> None:
+    assert smoothed([]) == []
+    assert smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+    values = [math.sin(n) for n in range(30)]
+    weights = [0.95 ** (29 - n) for n in range(30)]
+    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    assert smoothed(values)[-1] == pytest.approx(expected)
