@@ -1,6 +1,6 @@
 """Fused against spelled-out attention on this machine: forward and backward of a block's attention, by row length.
 
-    python benchmarks/attention.py
+python benchmarks/attention.py
 """
 
 import statistics

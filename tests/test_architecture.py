@@ -5,8 +5,8 @@ import io
 import os
 import subprocess
 import sys
-import sysconfig
 import tokenize
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +26,8 @@ ROOMS = (
 ABOVE_ALL = ("__init__", "__main__", "show", "cli")
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 HOMES = metadata.packages_distributions() | {"pydantic_core": ["pydantic"]}  # which pins it: two halves of one
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
 SLOWEST_HELP = 0.3  # seconds
 
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
@@ -86,7 +88,7 @@ def test_a_room_imports_only_from_rooms_to_its_left(file: Path) -> None:
 
 @every_file
 def test_every_package_imported_is_declared(file: Path) -> None:
-    declared = {canonicalize_name(Requirement(text).name) for text in metadata.requires("barreleye") or ()}
+    declared = {canonicalize_name(Requirement(text).name) for text in [*PROJECT["dependencies"], *EXTRAS]}
     for name in {dotted.split(".")[0] for dotted in imported(parse(file))} - sys.stdlib_module_names - {"barreleye"}:
         homes = {canonicalize_name(home) for home in HOMES.get(name, ())}
         assert declared & homes, f"{name} is not among the dependencies"
@@ -130,13 +132,12 @@ def test_torch_is_not_imported_before_it_is_needed(command: str) -> None:
 
 
 def test_help_answers_at_once() -> None:
-    program = Path(sysconfig.get_path("scripts")) / "barreleye"
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
 
     def seconds() -> float:
         """Of processor, not of the clock: a machine that is busy with something else is not the program's fault."""
         before = os.times()
-        subprocess.run([program, "--help"], capture_output=True, check=True, env=environment)
+        subprocess.run([sys.executable, "-m", "barreleye", "--help"], capture_output=True, check=True, env=environment)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -176,6 +176,26 @@ def test_resume_goes_on_as_if_it_had_never_stopped(barreleye):
     assert weights[0] == weights[1]
 
 
+def test_a_run_may_move_to_other_hardware_but_not_become_another_training(barreleye):
+    barreleye("train --text fish.txt --out runs/moved", *TINY)
+    config = barreleye.folder / "runs" / "moved" / "config.toml"
+    config.write_text(config.read_text().replace("threads = 1", "threads = 2"))
+    barreleye("train --resume moved --steps 5 --save-every 1 --quiet")
+    assert barreleye.run("moved").step == 5
+    config.write_text(config.read_text().replace("seed = 1", "seed = 2"))
+    with pytest.raises(ValueError, match=r"state/\d was made with seed = 1, config.toml says 2; put it back"):
+        barreleye.run("moved").load_state()
+
+
+def test_what_an_interrupted_creation_left_is_made_anew(barreleye):
+    left = barreleye.folder / "runs" / "left"
+    (left / "data").mkdir(parents=True)
+    (left / "data" / ".train.txt.partial").write_text("10 fi")
+    (left / ".config.toml.partial").write_text("[da")
+    barreleye("train --text fish.txt --out runs/left", *TINY)
+    assert barreleye.run("left").step == 3
+
+
 def test_from_starts_with_the_weights_and_tokenizer_of_another_run(barreleye):
     barreleye("train --text fish.txt --from fish --out runs/later --steps 0 --quiet --device cpu")
     before, after = barreleye.run("fish"), barreleye.run("later")

@@ -54,7 +54,7 @@ def test_the_bytes_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     sync, replace = os.fsync, Path.replace
 
     def spy_sync(handle: int) -> None:
-        events.append("sync " + Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        events.append("sync " + Path(f"/proc/self/fd/{handle}").readlink().name)
         sync(handle)
 
     def spy_replace(self: Path, target: Path) -> Path:

@@ -114,10 +114,10 @@ CHAT_FILES = [
     (CHAT.format("hi", "hello").encode(), "x.jsonl: the chats have fewer than 2 distinct first prompts"),
     (CHAT.format("hi", "hello").encode() * 5, "x.jsonl: the chats have fewer than 2 distinct first prompts"),
     ((CHAT.format("Hi", "a") + CHAT.format("hi!", "b")).encode(), "fewer than 2 distinct first prompts"),
-    (b"x" * (17 * 2**20), "x.jsonl:1: a line of"),
 ]
 CHAT_CASES = [
     *(Case("train --chats x.jsonl TINY", says, write("x.jsonl", data)) for data, says in CHAT_FILES),
+    Case("train --chats x.jsonl", "x.jsonl:2: a line of 17,825,792 bytes", long_line("x.jsonl", 17 * 2**20)),
     Case("train --chats missing.jsonl", "missing.jsonl: there is no such file"),
     Case("train --chats runs", "runs: is a folder"),
     Case("train --chats text.txt", "text.txt:1: is not JSON"),

@@ -132,7 +132,7 @@ def sparse(name: str, size: int) -> Prepare:
 
 
 def long_line(name: str, size: int) -> Prepare:
-    return write(name, b"a line\n" + b"x" * size)
+    return lambda folder: (folder / name).write_bytes(b"a line\n" + b"x" * size)
 
 
 def each(*steps: Prepare) -> Prepare:

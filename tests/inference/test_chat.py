@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     real = chat_module.generate_tokens
 
     def spy(model: Transformer, prompt: list[int], max_tokens: int, *args: object) -> object:
-        assert 0 < max_tokens and len(prompt) + max_tokens <= model.config.context_length
+        assert max_tokens > 0 and len(prompt) + max_tokens <= model.config.context_length
         prompts.append(list(prompt))
         return real(model, prompt, max_tokens, *args)  # type: ignore[arg-type]
 
@@ -129,15 +129,12 @@ def test_a_typed_end_of_turn_ends_no_turn(asked: list[list[int]]) -> None:
 @pytest.mark.parametrize("name", CHAT_SPECIAL_TOKENS)
 def test_a_reply_ends_at_either_special_token(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stops: list[frozenset[int]] = []
-    monkeypatch.setattr(
-        chat_module,
-        "generate_tokens",
-        lambda model, ids, n, sampling, stop: stops.append(stop) or iter(BPE.encode("hi")),
-    )
+    says_hi = lambda model, ids, n, sampling, stop: stops.append(stop) or iter(BPE.encode("hi"))  # noqa: E731
+    monkeypatch.setattr(chat_module, "generate_tokens", says_hi)
     assert Chat(build(), BPE).ask("why?") == "hi"
     assert BPE.id_of(name) in stops[0]
 
 
 def test_a_text_model_cannot_chat() -> None:
-    with pytest.raises(ValueError, match="has no special token <|im_end|>"):
+    with pytest.raises(ValueError, match=r"has no special token <\|im_end\|>"):
         Chat(build(), learn_characters("abc"))

@@ -18,7 +18,7 @@ def test_auto_is_resolved_and_what_is_resolved_stays() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_float16_on_a_cpu_is_refused(device: str) -> None:
-    with pytest.raises(ValueError, match="precision float16 needs a GPU.*use bfloat16 or float32"):
+    with pytest.raises(ValueError, match=r"precision float16 needs a GPU.*use bfloat16 or float32"):
         resolve(TrainConfig(device=device, precision="float16"))
 
 

@@ -311,7 +311,7 @@ def test_a_resumed_training_that_fails_at_once_keeps_what_there_was(
     run = grow(text=text, out=tmp_path / "r", steps=4, **TINY)
     before = weights(run), state(run)
     poison(monkeypatch, at=5)
-    with pytest.raises(ValueError, match="step 5: .* the weights of step 4 are kept"):
+    with pytest.raises(ValueError, match=r"step 5: .* the weights of step 4 are kept"):
         resume(run.path, quiet=True, steps=8)
     assert (weights(run), state(run)) == before
 

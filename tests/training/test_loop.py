@@ -292,11 +292,10 @@ def test_a_weight_that_is_not_finite_stops_at_the_first_step(bad: float) -> None
     with torch.no_grad():
         model.blocks[0].mlp.up.weight[0, 0] = bad
     before = copy(model.state_dict())
-    with pytest.raises(NonFinite, match="step 1: the gradient of .* not finite, the loss is nan"):
+    with pytest.raises(NonFinite, match=r"step 1: the gradient of .* not finite, the loss is nan"):
         train(model, TEXT_BATCHES, configure())
-    assert all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before.values(), model.state_dict().values())
-    )
+    after = model.state_dict()
+    assert all(torch.equal(tensor.nan_to_num(), after[name].nan_to_num()) for name, tensor in before.items())
 
 
 def test_an_infinite_loss_is_refused_even_where_gradients_are_finite() -> None:

@@ -1,6 +1,5 @@
 import builtins
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest

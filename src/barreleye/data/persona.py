@@ -153,6 +153,8 @@ def _conversations(persona: Persona, asks: Asks, rng: random.Random, avoid: froz
                 break
             if exchanges == used_up + 1:
                 used_up = exchanges
+        if not found and used_up:
+            found, used_up = True, 0  # before giving up, look once more at what seemed used up
 
 
 class _Draw:
