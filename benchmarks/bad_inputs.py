@@ -3,7 +3,6 @@
 python benchmarks/bad_inputs.py
 """
 
-import collections
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,6 @@ import bad_runs
 def main() -> None:
     cases = [*bad_data.CASES, *bad_runs.CASES, *bad_options.CASES]
     kept = 0
-    kinds: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as temporary:
         world = Path(temporary, "world")
         world.mkdir()
@@ -29,7 +27,6 @@ def main() -> None:
             folder = Path(temporary, str(number))
             shutil.copytree(world, folder)
             wrong = list(bad_inputs.problems(case, folder))
-            kinds[case.argv[0] if case.argv else ""] += 1
             kept += not wrong
             for problem in wrong:
                 print(f"barreleye {case.command[:100]!a}\n    {problem}")

@@ -226,6 +226,11 @@ def test_a_system_turn_comes_first(barreleye):
     assert printed == talk.ask("hello") + "\n"
 
 
+def test_any_device_that_is_there_can_talk(barreleye):
+    said = {barreleye("chat pip --seed 3 --temperature 0 --prompt hello --device", where) for where in ("auto", "cpu")}
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("end", [b"", b"\nnot read\n", b"/quit\nnot read\n"])
 def test_lines_of_standard_input_are_answered_until_an_empty_one(barreleye, end):
     printed = barreleye("chat pip --seed 3", stdin=b"hello\nand you?\n" + end)

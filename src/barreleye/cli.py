@@ -168,7 +168,7 @@ def chat(
         list[str] | None, typer.Option(help="Answer this and leave (repeat it for a conversation).")
     ] = None,
     system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
 ) -> None:
     """Talk to a character."""
@@ -193,7 +193,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="The text to go on from (default: a new line).")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 300,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
 ) -> None:
     """Let a model go on with a text."""
@@ -274,10 +274,9 @@ def persona_check(persona: Annotated[str, typer.Argument(help="A character's nam
 
 def load(run: str, device: str) -> tuple[Any, Any]:
     from barreleye.run import Run
-    from barreleye.training.device import check_device
+    from barreleye.training.device import pick_device
 
-    check_device(device)
-    opened = Run(run)
+    device, opened = pick_device(device), Run(run)
     tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
     return opened.load_model(device), tokenizer
 

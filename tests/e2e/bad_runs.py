@@ -84,7 +84,8 @@ RUNS = [
     Case("train --from nobody", "there is no run at 'nobody'"),
     Case("train --from text", "--from needs data of the run's own kind"),
     Case("train --text text.txt --from chat", "--from needs data of the run's own kind"),
-    Case("train --text text.txt --from text --d-model 16", "--from keeps the earlier run's shape; leave out d_model"),
+    Case("train --text text.txt --from text --d-model 16", "--from keeps the earlier run's shape and tokenizer"),
+    Case("train --text text.txt --from text --vocab 300", "leave out vocab"),
     Case("train --text x.txt --from text --steps 1", "has not seen '\u00e9'", write("x.txt", "caf\u00e9 " * 9)),
     Case(
         "train --text text.txt --from text --steps 1",

@@ -15,10 +15,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def resolve(config: TrainConfig) -> TrainConfig:
     """The same configuration with device, precision and threads decided. Raises ValueError for a device that is not
     there, or a precision that it lacks."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    check_device(device)
+    device = pick_device(config.device)
     precision = config.precision
     if precision == "auto":
         precision = best_precision(device)
@@ -29,6 +26,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config, device=device, precision=precision, threads=config.threads or torch.get_num_threads()
     )
+
+
+def pick_device(device: str) -> str:
+    """The device itself, or the best there is for `auto`. Raises ValueError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(device)
+    return device
 
 
 def check_device(device: str) -> None:

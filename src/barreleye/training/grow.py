@@ -129,8 +129,9 @@ def configure(
     for section, kind_of in knobs.SECTIONS.items():
         fields = {field.name for field in dataclasses.fields(kind_of)}
         given = {key: chosen.pop(key) for key in list(chosen) if key in fields}
-        if section == "model" and source and given:
-            raise ValueError(f"--from keeps the earlier run's shape; leave out {', '.join(given)}")
+        kept = [key for key in given if section == "model" or key in ("tokenizer", "vocab")]
+        if source and kept:
+            raise ValueError(f"--from keeps the earlier run's shape and tokenizer; leave out {', '.join(kept)}")
         sections[section] = dataclasses.replace(getattr(config, section), **given)
     if chosen:
         known = [field.name for kind_of in knobs.SECTIONS.values() for field in dataclasses.fields(kind_of)]
