@@ -39,8 +39,7 @@ help:  ## list these targets
 
 # Goes on with what $(RUN) holds. `exec`, so that Ctrl-C reaches the training alone, which saves and leaves.
 quickstart: .venv/core  ## grow a fish and talk to it (STEPS=100: a shorter training)
-	@[ -n "$$(ls $(RUN)/state 2>/dev/null)" ] || rm -f $(RUN)/config.toml
-	@[ -f $(RUN)/config.toml ] || exec $(BARRELEYE) train fish --out $(RUN) $(STEPS_OPTION)
+	@[ -n "$$(ls $(RUN)/state $(RUN)/metrics.jsonl 2>/dev/null)" ] || exec $(BARRELEYE) train fish --out $(RUN) $(STEPS_OPTION)
 	@$(BIN)/python -c 'from barreleye import Run; r = Run("$(RUN)"); exit(r.step < $(or $(STEPS),r.config.train.steps))' \
 		|| exec $(BARRELEYE) train --resume $(RUN) $(STEPS_OPTION)
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(BARRELEYE) chat $(RUN); fi; \

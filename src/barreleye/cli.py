@@ -36,7 +36,7 @@ ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a cl
 LONGEST_LINE = 1000
 NO_SPACE = "make room there"
 HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
-NOT_OPTIONS = {"kind", "source", "vocab_size"}  # given by other arguments, or by the tokenizer
+NOT_OPTIONS = {"kind", "source", "from_run", "vocab_size"}  # given by other arguments, or by the tokenizer
 
 
 def main() -> None:
@@ -181,8 +181,13 @@ def chat(
         raise ValueError("--prompt is empty; say something")
     conversation = Chat(model, tokenizer, Sampling(**options), system)
     for text in prompt or ask_person():
-        for piece in conversation.stream(text):
-            print(piece, end="", flush=True)
+        try:
+            for piece in conversation.stream(text):
+                print(piece, end="", flush=True)
+        except ValueError as error:  # too long, or a character the model has not seen: no reason to hang up
+            if prompt:
+                raise
+            print(f"({error})", end="")
         print()
 
 

@@ -99,7 +99,7 @@ class ModelConfig(Knobs):
 class TrainConfig(Knobs):
     """How a model learns. `auto` is resolved once, when training starts, and the answer is kept with the run."""
 
-    steps: int = knob(1000, "optimizer steps", least=0, most=100_000_000)
+    steps: int = knob(750, "optimizer steps", least=0, most=100_000_000)
     batch_tokens: int = knob(2048, "tokens in a batch, padding included", least=1, most=100_000_000)
     accumulate: int = knob(1, "batches whose gradients are summed into one step", least=1, most=100_000)
     optimizer: str = knob("muon", "muon (on the block matrices, AdamW on the rest) or adamw", choices=("muon", "adamw"))
@@ -138,6 +138,7 @@ class DataConfig(Knobs):
     held_out: float = knob(
         0.05, "share of clean prompts (chats) held out; text holds out its last tenth", least=0.001, most=0.5
     )
+    from_run: str = knob("", "the run whose weights and tokenizer it started from")
     tokenizer: str = knob(
         "auto",
         "bpe or characters (auto: bpe for chats, characters for text)",

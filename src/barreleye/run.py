@@ -178,7 +178,7 @@ class Run:
         with (self.path / "lock").open("a+b") as file:
             try:
                 lock_file(file.fileno())
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 raise ValueError(
                     f"{self.path}: another training is writing here; wait for it, or choose another --out"
                 ) from None
@@ -213,7 +213,8 @@ def list_runs(folder: Path = RUNS) -> list[Run]:
 def check_free(path: Path) -> None:
     """Raises ValueError where a new run cannot be made. What one left that was killed before its first save is made
     anew: it had learned nothing."""
-    begun = any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
+    learned = any("loss" in line for line in json_lines(path / "metrics.jsonl"))
+    begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
     if path.exists() and not path.is_dir():
@@ -228,7 +229,8 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
     from barreleye.model.huggingface import small_files
 
     check_free(path)
-    (path / "data").mkdir(parents=True, exist_ok=True)
+    for folder in ("data", "model"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
     for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         if isinstance(documents, str):
             write_file(path / "data" / f"{side}.txt", documents.encode())
@@ -236,7 +238,7 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
             write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
     write_file(path / "data" / "report.json", to_json(corpus.report))
     source = config.data.source if config.data.kind == "persona" else config.data.kind
-    tokenizer.save(path / "model")
+    write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())
     for name, content in small_files(
         config.model, tokenizer, source, is_chat=not isinstance(corpus.train, str)
     ).items():

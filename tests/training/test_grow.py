@@ -243,7 +243,7 @@ def test_from_another_run(tmp_path: Path, text: Path) -> None:
     assert second.config.model == first.config.model
     third = grow(text=text, from_run=first, out=tmp_path / "third", steps=2, **train_only)
     assert weights(third) != weights(first) and weights(Run(first.path)) == weights(first)
-    with pytest.raises(ValueError, match="--from keeps the earlier run's shape; leave out d_model"):
+    with pytest.raises(ValueError, match="--from keeps the earlier run's shape and tokenizer; leave out d_model"):
         grow(text=text, from_run=first, out=tmp_path / "x", d_model=64, **train_only)
     with pytest.raises(ValueError, match="data of the run's own kind"):
         grow("fish", from_run=first, out=tmp_path / "x", **train_only)

@@ -71,7 +71,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_clipped_then_adamw() -> None:
             group["lr"] = 0.01 * share
         adamw.step()
         report = steps[n + 1]
-        assert (report.step, report.learning_rate) == (n + 1, share)
+        assert (report.step, report.rate) == (n + 1, share)
         assert report.loss == pytest.approx(float(loss.detach()), rel=1e-5)
         assert report.grad_norm == pytest.approx(norm, rel=1e-4)
     for name, parameter in ours.named_parameters():

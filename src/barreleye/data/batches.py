@@ -3,6 +3,7 @@
 So a resumed training, or another one beside it, reads exactly the same batches, and nothing about them needs saving.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -153,7 +154,7 @@ class TextBatches:
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of a long text, encoded in pieces that end at line ends, so that memory stays small."""
+    """The ids of a long text, encoded in pieces that end at line ends: the tokenizer takes many times the text."""
     pieces, start = [], 0
     while start < len(text):
         end = text.rfind("\n", start, start + CHUNK_CHARACTERS) + 1 if len(text) > start + CHUNK_CHARACTERS else 0
@@ -168,5 +169,8 @@ def map_if_large(tokens: np.ndarray, file: Path) -> np.ndarray:
     if tokens.nbytes < MAPPED_FROM_BYTES:
         return tokens
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(file, tokens, allow_pickle=False)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with partial.open("wb") as handle:
+        np.save(handle, tokens, allow_pickle=False)
+    partial.replace(file)  # another process may have the old one mapped
     return np.load(file, mmap_mode="r", allow_pickle=False)

@@ -114,7 +114,11 @@ class Tokenizer:
         """Write a Hugging Face tokenizer.json: to `path` if it ends in .json, else into the folder `path`."""
         file = _file_at(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self._library.to_str(pretty=True), encoding="utf-8", newline="\n")
+        file.write_text(self.to_json(), encoding="utf-8", newline="\n")
+
+    def to_json(self) -> str:
+        """The content of its tokenizer.json."""
+        return str(self._library.to_str(pretty=True))
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":

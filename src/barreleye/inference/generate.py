@@ -85,7 +85,8 @@ def generate_tokens(
     cache = KVCache(model.config, device=device)
     logits_BV = prefill(model, _row(tokens[-context:], device), cache)
     for _ in range(max_tokens):
-        token_B = sample(logits_BV, sampling, _row(tokens, device), generator)
+        seen_BT = _row(tokens if sampling.repetition_penalty != 1 else [], device)
+        token_B = sample(logits_BV, sampling, seen_BT, generator)
         token = int(token_B)
         if token in stop_ids:
             return

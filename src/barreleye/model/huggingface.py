@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from barreleye.config import ModelConfig, Sampling
-from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END
+from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.parts import NORM_EPS, ROPE_THETA
 
@@ -90,11 +90,12 @@ def small_files(
     """All of a model folder but the weights and tokenizer.json: file name -> JSON object, or text as bytes."""
     end = {"eos_token": IM_END, "pad_token": IM_END} if is_chat else {}
     ids = {f"{name}_id": tokenizer.id_of(token) for name, token in end.items()}
-    end_id = ids.get("eos_token_id")
     sampling = Sampling()
     shape = f"{config.n_layers} layers wide {config.d_model}"
     files: dict[str, dict[str, Any] | bytes] = {
-        "config.json": huggingface_config(config, bos=end_id, eos=end_id),
+        "config.json": huggingface_config(
+            config, tokenizer.id_of(IM_START) if is_chat else None, ids.get("eos_token_id")
+        ),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.context_length,

@@ -85,7 +85,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in states:  # not there, where the run moved to another device
         torch.cuda.set_rng_state(states["cuda"], device)
-    if device.type == "mps":
+    if device.type == "mps" and "mps" in states:
         torch.mps.set_rng_state(states["mps"])

@@ -62,9 +62,7 @@ def grow(
     say(f"reading {config.data.kind} {config.data.source}")
     corpus = prepare(config.data, config.train.seed)
     tokenizer = source.tokenizer if source else learn_tokenizer(config.data, corpus)
-    say(
-        f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}; 0 prompts on both sides of the split"
-    )
+    say(f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     try:
         data = encode(corpus, tokenizer, config, path / "cache")
@@ -82,16 +80,18 @@ def grow(
 def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run:
     """Go on with a run from its last saved state, bit for bit as if it had never stopped.
 
-    `options` may change `steps` and how often is looked and saved; other knobs would make it another run.
+    `options` may change `steps` (the rate then follows the schedule of the longer run), how often is looked and saved,
+    and where it computes (which changes last digits); other knobs would make it another run.
     """
     run = Run(run) if isinstance(run, str | Path) else run
     step, kept = run.load_state()
+    allowed = runs.MAY_CHANGE | runs.MAY_MOVE
     for name in options:
-        if name not in runs.MAY_CHANGE:
+        if name not in allowed:
             raise ValueError(
-                f"--resume cannot change {name} (only {', '.join(sorted(runs.MAY_CHANGE))}); use --from for a new run"
+                f"--resume cannot change {name} (only {', '.join(sorted(allowed))}); use --from for a new run"
             )
-    train_config = dataclasses.replace(run.config.train, **options)
+    train_config = resolve(dataclasses.replace(run.config.train, **options))
     if step >= train_config.steps:
         raise ValueError(f"{run.path} has learned {step} steps already; `--steps {2 * max(1, step)}` goes on")
     if train_config != run.config.train:
@@ -120,7 +120,12 @@ def configure(
     if len(named) > 1:
         raise ValueError(f"learn from one thing at a time, not {' and '.join(kind for kind, _ in named)}")
     base = knobs.preset(preset if preset is not None else "fish" if text is None else "tiny")
-    config = Config(DataConfig(), source.config.model if source else base.model, base.train)
+    if source and preset is not None:
+        raise ValueError("--from keeps the earlier run's shape; leave out --preset")
+    config = Config(DataConfig(), base.model, base.train)
+    if source:
+        here = dataclasses.replace(source.config.train, device="auto", precision="auto", threads=0)
+        config = Config(DataConfig(from_run=str(source.path)), source.config.model, here)
     kind, name = named[0] if named else ("persona", "fish")
     if name != name.encode("utf-8", "replace").decode():
         raise ValueError(f"the name {name!r} is not UTF-8 and cannot be written down; rename the file")
@@ -236,7 +241,11 @@ def held_out_batches(
 def size_of(corpus: Corpus) -> str:
     if isinstance(corpus.train, str):
         return f"{len(corpus.train):,} characters to learn from, {len(corpus.held_out):,} held out"
-    return f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
+    shared = corpus.report["overlap"]
+    return (
+        f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
+        f" ({shared} prompts on both sides)"
+    )
 
 
 def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:

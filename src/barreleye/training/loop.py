@@ -67,8 +67,8 @@ class Learner:
         missing, unexpected = self.model.load_state_dict(under("model."), strict=False)
         assert set(missing) == self.tied and not unexpected
         restore_optimizers(self.optimizers, under("optimizer."))
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict({name: value.item() for name, value in under("scaler.").items()})
+        if self.scaler.is_enabled() and (scale := under("scaler.")):
+            self.scaler.load_state_dict({name: value.item() for name, value in scale.items()})
         set_random_states(under("random."), self.device)
         self.step, self.tokens = (int(n) for n in kept["counters"])
 
@@ -79,7 +79,7 @@ class Step:
 
     step: int  # steps done so far
     loss: float  # mean over the step's learned tokens, nats
-    learning_rate: float  # share of the peak, 0..1
+    rate: float  # learning rate, as a share of the peak: 0..1
     grad_norm: float  # before clipping
     tokens: int  # read so far, padding included
     seconds: float  # since this call of train began

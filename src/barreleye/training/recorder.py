@@ -56,7 +56,7 @@ class Recorder:
             self.record(
                 step=step.step,
                 loss=step.loss,
-                rate=step.learning_rate,
+                rate=step.rate,
                 grad_norm=step.grad_norm if math.isfinite(step.grad_norm) else None,
                 tokens=step.tokens,
                 seconds=self.seconds_before + step.seconds,
