@@ -231,9 +231,9 @@ PRESETS: dict[str, Preset] = {
         dict(n_kv_heads=2, d_ff=1152, positions="rope", norm="rmsnorm", activation="swiglu", bias=False),
     ),
     "tiny": _preset(
-        "half a million: text by characters in two minutes",
+        "half a million: text by characters in a minute or two",
         dict(n_heads=4, d_model=96, d_ff=384, context_length=128),
-        dict(steps=2000),
+        dict(steps=1000),
         CHARACTERS,
     ),
     "small": _preset(

@@ -93,7 +93,7 @@ TRAINS = [
     Case("train --steps", "Option '--steps' requires an argument"),
     Case("train --text text.txt --vocab-size 9", "No such option: --vocab-size"),
     Case(
-        "train --text text.txt --n-layers 1000 --d-model 100000 --n-heads 1000",
+        "train --text text.txt --n-layers 100 --d-model 100000 --n-heads 1000",
         "needs more memory than this machine has",
     ),
     Case("train --text text.txt --preset gpt2 --d-model 96000 --n-heads 1000", "needs more memory"),

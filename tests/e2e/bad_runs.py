@@ -31,7 +31,7 @@ CONFIGS = [
     (("d_model = 8", "d_model = 16"), "runs/text/model/model.safetensors: "),
     (("n_layers = 1", "n_layers = 2"), "runs/text/model/model.safetensors: the weights lack"),
     (("n_layers = 1", "n_layers = 0"), "n_layers must be at least 1, not 0"),
-    (("n_layers = 1", "n_layers = 1000"), "runs/text/model/model.safetensors: the weights lack"),
+    (("n_layers = 1", "n_layers = 100"), "runs/text/model/model.safetensors: the weights lack"),
     (("d_model = 8", "d_model = 100000"), "runs/text/model/model.safetensors: "),
     (("context_length = 32", "context_length = 1000000"), "runs/text/model/model.safetensors: "),
     (("dropout = 0.0", "dropout = nan"), "dropout must be a finite number, not nan"),

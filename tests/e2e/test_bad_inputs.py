@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_costs_only_the_steps_since_the_last_save(tmp_path)
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("size", [100, 1000, 5000])
+@pytest.mark.parametrize("size", [100, 5000])
 def test_a_disk_that_is_full_from_the_start(copy, size):
     before = bad_inputs.files_of(copy)
     full = subprocess.run([*limited(size), *GROW, "--out", "new"], cwd=copy, env=ENVIRONMENT, capture_output=True)

@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
     def init_weights(self) -> None:
         """Normal weights, zero biases, and zero output projections, so that each block starts as the identity
-        (Zhang et al. 2019, Fixup; here it also learns faster, see docs/training.md)."""
+        (Zhang et al. 2019, Fixup)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.init_std)

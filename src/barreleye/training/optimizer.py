@@ -9,7 +9,7 @@ from barreleye.config import TrainConfig
 
 ADAM_BETAS = (0.9, 0.95)
 MUON_MOMENTUM = 0.95
-NEWTON_SCHULZ_STEPS = 3  # five orthogonalize better, three learn as well and cost less (docs/training.md)
+NEWTON_SCHULZ_STEPS = 3  # five orthogonalize better; three cost less, and the direction is what matters
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
