@@ -78,6 +78,7 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 bench: .venv/core  ## measure what the README claims (TEXT=FILE: that text, where none can be fetched)
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/bad_inputs.py
+	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/quickstart.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)
 

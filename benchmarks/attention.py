@@ -1,47 +1,43 @@
-"""Fused against spelled-out attention on this machine: forward and backward of a block's attention, by row length.
+"""Fused against spelled-out attention on this machine: forward and backward of the default fish, by length of row.
 
-python benchmarks/attention.py
+    python benchmarks/attention.py
 """
 
+import dataclasses
 import statistics
 import time
 
 import torch
-from torch import Tensor
 
-from barreleye.model.transformer import fused_attention, masked_scores
-from barreleye.training.device import best_precision
+from barreleye import PRESETS, Transformer
+from barreleye.config import TrainConfig
+from barreleye.model import transformer
+from barreleye.training.device import autocast, resolve
 
-TOKENS, HEADS, D_HEAD, ROUNDS = 2048, 6, 64, 15
-
-
-def spelled_out(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
-    pattern_BHQK = masked_scores(q_BTHD, k_BTHD).softmax(-1)
-    return (pattern_BHQK @ v_BTHD.transpose(1, 2)).transpose(1, 2)
+TOKENS, ROUNDS, WARM_UP = 2048, 6, 2
 
 
-def fused(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
-    return fused_attention(q_BTHD, k_BTHD, v_BTHD, dropout=0.0)
-
-
-def seconds(attention: object, length: int, dtype: torch.dtype) -> float:
-    shape = (TOKENS // length, length, HEADS, D_HEAD)
-    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+def seconds(model: Transformer, tokens_BT: torch.Tensor, config: TrainConfig, fused: bool) -> float:
+    transformer.fused_pays = lambda q_BTHD, k_BTHD: fused
     began = time.perf_counter()
-    attention(q, k, v).sum().backward()  # type: ignore[operator]
+    with autocast(config):
+        logits_BTV = model(tokens_BT)
+    logits_BTV.float().logsumexp(-1).sum().backward()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    dtype = getattr(torch, best_precision("cpu"))
-    print(f"{TOKENS} tokens, {HEADS} heads of {D_HEAD}, {dtype}, forward and backward")
-    for length in (16, 32, 64, 128, 256, 512, 1024):
-        ratios = []
-        for round_number in range(ROUNDS + 3):
-            ratio = seconds(fused, length, dtype) / seconds(spelled_out, length, dtype)
-            if round_number >= 3:  # the first ones warm up
-                ratios.append(ratio)
-        print(f"rows of {length:4}: fused takes {statistics.median(ratios):.2f} of the time of spelled-out")
+    config = resolve(TrainConfig(device="cpu"))
+    shape = dataclasses.replace(PRESETS["fish"].model, vocab_size=4096, context_length=1024)
+    model = Transformer(shape)
+    print(f"{TOKENS} tokens through the default fish, {config.precision}, forward and backward")
+    for length in (32, 64, 128, 256, 512, 1024):
+        tokens_BT = torch.randint(shape.vocab_size, (TOKENS // length, length))
+        ratios = [
+            seconds(model, tokens_BT, config, fused=True) / seconds(model, tokens_BT, config, fused=False)
+            for _ in range(ROUNDS + WARM_UP)
+        ]
+        print(f"rows of {length:4}: fused takes {statistics.median(ratios[WARM_UP:]):.2f} of the time of spelled-out")
 
 
 if __name__ == "__main__":
