@@ -1,6 +1,6 @@
 """Fused against spelled-out attention on this machine: forward and backward of the default fish, by length of row.
 
-    python benchmarks/attention.py
+python benchmarks/attention.py
 """
 
 import dataclasses
