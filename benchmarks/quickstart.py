@@ -9,11 +9,8 @@ training never saw, closing token included.
 import argparse
 import math
 
-from ngram import NGram
-
 from barreleye import Run, grow
-from barreleye.data.chat_format import Part, encode_chats
-from barreleye.training.held_out import byte_lengths
+from barreleye.evaluation.predictors import NGram, encode_rows, scored_tokens
 
 
 def main() -> None:
@@ -27,20 +24,16 @@ def main() -> None:
     score = [line["held_out"] for line in lines if "held_out" in line][-1]["replies"]
     seconds = max(line["seconds"] for line in lines if "seconds" in line)
 
-    ngram = NGram((ids for ids, _ in encode_chats(corpus.train, tokenizer)), tokenizer.vocab_size)
-    bytes_V = byte_lengths(tokenizer)
-    nats, tokens, spelled = 0.0, 0, 0
-    for ids, parts in encode_chats(corpus.held_out, tokenizer):
-        scored = [part == Part.REPLY for part in parts]
-        nats += ngram.loss(ids, scored)
-        tokens += sum(scored)
-        spelled += sum(int(bytes_V[token]) for token, counts in zip(ids, scored, strict=True) if counts)
-    assert tokens == score["tokens"], "the two predictors must score the same tokens"
-    loss, bits = nats / tokens, nats / math.log(2) / spelled
+    train, rows = encode_rows(corpus.train, tokenizer), encode_rows(corpus.held_out, tokenizer)
+    ngram = NGram([row.ids for row in train], tokenizer.vocab_size)
+    nats = scored_tokens(ngram.nats([row.ids for row in rows]), rows)
+    spelled = sum(len(reply.text.encode()) for row in rows for reply in row.scored)
+    assert len(nats) == score["tokens"], "the two predictors must score the same tokens"
+    loss, bits = nats.mean(), nats.sum() / math.log(2) / spelled
 
     print(f"prompts on both sides of the split: {corpus.report['overlap']}")
     print(f"training took {seconds / 60:.1f} minutes ({run.config.train.steps} steps)")
-    print(f"{'':12}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}   over {tokens:,} tokens of unseen replies")
+    print(f"{'':12}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}   over {len(nats):,} tokens of unseen replies")
     print(f"{'5-gram':12}{loss:8.4f}{math.exp(loss):12.2f}{bits:15.4f}")
     print(f"{run.name:12}{score['loss']:8.4f}{math.exp(score['loss']):12.2f}{score['bits_per_byte']:15.4f}")
     print(f"the model needs {score['bits_per_byte'] / bits:.2f} of the 5-gram's bits")

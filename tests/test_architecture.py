@@ -20,10 +20,10 @@ PACKAGE = Path(barreleye.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from rooms to its left; the command line (cli, show) and the list of public names from all.
 ROOMS = (
-    *("config", "files", "data", "model", "inference", "run", "training"),
+    *("config", "files", "reports", "data", "model", "inference", "run", "training"),
     *("lens", "evaluation", "export", "server", "studio"),
 )
-ABOVE_ALL = ("__init__", "__main__", "show", "cli")
+ABOVE_ALL = ("__init__", "__main__", "show", "options", "cli")
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 HOMES = metadata.packages_distributions() | {"pydantic_core": ["pydantic"]}  # which pins it: two halves of one
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -11,7 +11,7 @@ import typer
 
 from barreleye import Run, cli
 from barreleye.config import SECTIONS, Sampling, TrainConfig
-from barreleye.data.persona import check
+from barreleye.data.persona_check import check
 from barreleye.files import read_tensors
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
@@ -49,6 +49,12 @@ class Here:
 
     def __call__(self, command, *words, stdin=b""):
         """Runs a command and returns what it printed; it must succeed."""
+        code, out, err = self.ends(command, *words, stdin=stdin)
+        assert (code, err) == (0, "")
+        return out
+
+    def ends(self, command, *words, stdin=b""):
+        """Runs a command: its exit code, and what it printed on both streams."""
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
@@ -59,8 +65,7 @@ class Here:
             with pytest.raises(SystemExit) as end:
                 cli.main()
         printed = [stream.buffer.getvalue().decode() for stream in (out, err) if not stream.flush()]
-        assert (end.value.code or 0, printed[1]) == (0, "")
-        return printed[0]
+        return end.value.code or 0, *printed
 
     def run(self, name):
         return Run(self.folder / "runs" / name)
@@ -104,7 +109,7 @@ def test_what_is_no_option_is_given_otherwise():
     assert known >= cli.NOT_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["", "--help", "train --help", "chat --help", "persona --help"])
+@pytest.mark.parametrize("command", ["", "--help", "train --help", "chat --help", "persona --help", "data --help"])
 def test_help(barreleye, command):
     assert "Usage: barreleye" in barreleye(command)
 
@@ -142,6 +147,16 @@ def test_chats_are_learned_and_a_second_run_gets_a_name_of_its_own(barreleye):
         run = barreleye.run(name)
         assert (run.config.data.kind, run.config.train.seed, run.tokenizer.kind) == ("chats", 7, "characters")
         assert (len(run.corpus().train), len(run.corpus().held_out)) == (24, 6)
+
+
+def test_several_files_of_chats_are_one_source_and_rows_left_out_are_told(barreleye):
+    (barreleye.folder / "more.csv").write_text("prompt,response\nsay more,more\nbroken\n")
+    printed = barreleye("train --chats counting.jsonl --chats more.csv --chat-format prompt", *TINY[1:])
+    assert "reading chats counting.jsonl, more.csv\n1 of 32 rows left out: more.csv:3 (has no" in printed
+    run = barreleye.run("counting-3")
+    assert run.config.data.sources == ["counting.jsonl", "more.csv"]
+    assert run.corpus().report["rows_left_out_count"] == 1
+    assert len(run.corpus().train) + len(run.corpus().held_out) == 31
 
 
 def test_switches_and_presets_reach_the_model(barreleye):
@@ -295,7 +310,8 @@ def test_a_run_with_a_broken_config_does_not_hide_the_others(barreleye):
 
 
 def test_the_characters_are_listed_with_what_they_are_like(barreleye):
-    assert any(line.startswith("fish  Barry is a barreleye") for line in barreleye("persona list").splitlines())
+    lines = [line.split() for line in barreleye("persona list").splitlines()]
+    assert "fish Barry is a barreleye,".split() in [line[:5] for line in lines]
 
 
 def test_a_sample_has_so_many_conversations_and_each_seed_its_own(barreleye):
@@ -307,12 +323,40 @@ def test_a_sample_has_so_many_conversations_and_each_seed_its_own(barreleye):
     assert {line[:2] for line in lines} == {"--", "> ", "  "}
 
 
-def test_check_counts_what_a_sheet_can_say(barreleye):
+def test_check_counts_what_a_sheet_can_say_and_names_what_is_worth_another_look(barreleye):
     printed = barreleye("persona check pip.yaml")
     found = check(barreleye.folder / "pip.yaml")
-    assert printed.startswith("Pip: the sheet is in order")
+    assert printed.startswith("Pip\n")
     assert f"{found.asks}, which make {found.prompts} prompts" in printed
-    assert "topics with fewer than 8 asks: confused (4), greeting (5), hunger (5)" in printed
+    assert f"about {found.conversations} of one exchange" in printed
+    lines = printed.splitlines()
+    assert "pip.yaml:11: 'hunger' has few asks (5); write 8 or more that share their key words" in lines
+    assert lines[-1] == "3 findings"
+    assert sum(line.startswith("-- ") for line in lines) == len(found.samples)
+
+
+def test_a_strict_check_takes_no_findings(barreleye):
+    code, printed, error = barreleye.ends("persona check pip.yaml --strict")
+    assert code == 2 and "3 findings" in printed
+    assert error == "barreleye: pip.yaml: there are findings, see above; cure them, or leave out --strict\n"
+
+
+def test_a_new_sheet_can_be_checked_sampled_and_trained_on(barreleye):
+    assert barreleye("persona new Lou").startswith("lou.yaml: change it, then: ")
+    assert "no finding: the sheet is in order" in barreleye("persona check lou.yaml --strict")
+    assert "Lou" in barreleye("persona sample lou.yaml -n 100")
+    barreleye("train lou.yaml --conversations 200", *TINY)
+    assert barreleye.run("lou").config.data.source == "lou.yaml"
+    code, _, error = barreleye.ends("persona new Lou")
+    assert code == 2 and error == "barreleye: lou.yaml: is there already; remove it, or name another file with --out\n"
+    assert barreleye("persona new Lou --out other.yaml").startswith("other.yaml: ")
+
+
+def test_a_data_report_is_printed_and_written(barreleye):
+    printed = barreleye("data report pip")
+    assert "200 conversations to learn from (persona pip.yaml)" in printed
+    assert "Length of a conversation, in tokens" in printed and "greeting" in printed
+    assert {page.suffix for page in (barreleye.run("pip").path / "reports").glob("data.*")} == {".json", ".html"}
 
 
 # What goes wrong on the way (all else is in tests/e2e/test_bad_inputs.py) --------------------------------------------

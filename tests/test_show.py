@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from functools import cache
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,7 @@ from barreleye import show
 from barreleye.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from barreleye.data.chat_format import Conversation, Message
 from barreleye.data.corpus import Corpus
-from barreleye.data.persona import PersonaCheck, check
+from barreleye.data.persona_check import PersonaCheck, check
 from barreleye.data.sheet_file import load_persona, persona_names
 from barreleye.data.tokenizer import learn_characters
 from barreleye.model.count import count
@@ -60,7 +61,13 @@ def conversation(*texts, topic="food"):
     return Conversation(tuple(Message("user" if i % 2 == 0 else "assistant", t) for i, t in enumerate(texts)), topic)
 
 
-CHECK = PersonaCheck("Pip", 3, 12, 3456, 78, (), (), (conversation("hello?", "click."),))
+check_of = cache(check)
+
+
+def checked(*findings):
+    samples = (conversation("hello?", "click."),)
+    return PersonaCheck("Pip", 3, 12, 3456, 78, 9000, 1234567, findings, samples)
+
 
 # Fitting -------------------------------------------------------------------------------------------------------------
 
@@ -72,9 +79,10 @@ def print_everything(run):
     lines = [{"loss": 10.5}, {"held_out": {"all": score(10.5), "replies": score(10.25)}}]
     show.runs_table([run("barreleye-with-rope", "a/way/to/somebodys-chats.jsonl", "chats", 100_000, 99_999, lines)])
     show.personas_table((name, load_persona(name)) for name in persona_names())
-    show.persona_report(check("fish"))
-    few = tuple((f"a_topic_with_a_name_{n}", n % 8) for n in range(60))
-    show.persona_report(PersonaCheck("Pip", 60, 1, 1, 1, ("food", "place"), few, CHECK.samples))
+    show.persona_report(check_of("fish"))
+    show.persona_report(
+        checked(*(f"a_folder/a_sheet.yaml:{n}: something is wrong here; do this " * 3 for n in range(9)))
+    )
     show.show_conversations([conversation("why " * 60, "so " * 200)])
 
 
@@ -180,23 +188,24 @@ def test_a_conversation_goes_on_below_its_own_beginning(terminal):
 
 
 def test_a_report_on_a_sheet_in_order_is_short(capsys):
-    show.persona_report(CHECK)
+    show.persona_report(checked())
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
-        "Pip: the sheet is in order",
-        "  topics   3",
-        "  asks     12, which make 3,456 prompts",
-        "  replies  78",
+        "Pip",
+        "  topics         3",
+        "  asks           12, which make 3,456 prompts",
+        "  replies        78, which make 9,000 texts",
+        "  conversations  about 1,234,567 of one exchange, and those of several",
         "",
         "-- food",
         "> hello?",
         "  click.",
+        "",
+        "no finding: the sheet is in order",
     ]
 
 
-def test_a_report_names_unused_slots_and_the_topics_with_the_fewest_asks(capsys):
-    few = (*((f"topic_{n}", 7) for n in range(11)), ("poor", 1))
-    show.persona_report(PersonaCheck("Pip", 12, 1, 1, 1, ("food", "place"), few, ()))
-    out = capsys.readouterr().out
-    assert "slots that no line uses: food, place\n" in out
-    assert "topics with fewer than 8 asks: poor (1), topic_0 (7), topic_1 (7)" in out
-    assert "topic_8 (7) and 2 more\n" in out
+def test_a_report_ends_with_the_findings_as_they_are(capsys):
+    show.persona_report(checked("pip.yaml:3: [b]eta[/b] is wrong; mend it"))
+    assert capsys.readouterr().out.endswith("\n\npip.yaml:3: [b]eta[/b] is wrong; mend it\n1 finding\n")
+    show.persona_report(checked("pip.yaml:3: a; b", "pip.yaml:4: c; d"))
+    assert capsys.readouterr().out.endswith("\n2 findings\n")

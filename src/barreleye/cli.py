@@ -6,37 +6,37 @@ Nothing heavy is imported before the verb that needs it, so that `barreleye --he
 import contextlib
 import dataclasses
 import errno
-import inspect
 import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from barreleye.config import PRESETS, SECTIONS, Sampling
+from barreleye.config import PRESETS, Sampling
+from barreleye.options import with_knobs
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Grow a small language model, talk to it, look inside.",
 )
-persona_app = typer.Typer(help="Character sheets: list them, sample them, check them.")
+persona_app = typer.Typer(help="Character sheets: begin one, check it, sample it, list them.")
 app.add_typer(persona_app, name="persona")
+data_app = typer.Typer(help="What a run learned from.")
+app.add_typer(data_app, name="data")
 
 # click's, or that of typer's own copy of click: they differ by version, their family does not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 GROW, TALK, LOOK = "Grow", "Talk", "Look"
-KNOBS = SECTIONS | {"sampling": Sampling}
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
 NO_SPACE = "make room there"
 HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
-NOT_OPTIONS = {"kind", "source", "from_run", "vocab_size"}  # given by other arguments, or by the tokenizer
 
 
 def main() -> None:
@@ -86,41 +86,6 @@ def give_up_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def with_knobs(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb one option for each field of these configuration sections; the verb gets those that were used as
-    `**options`."""
-
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(verb)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [
-            inspect.Parameter(
-                knob.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[
-                    knob.type | None,  # type: ignore[operator]
-                    typer.Option(help=knob.metadata["help"], rich_help_panel=section, show_default=False),
-                ],
-            )
-            for section in sections
-            for knob in dataclasses.fields(KNOBS[section])
-            if knob.name not in NOT_OPTIONS
-        ]
-        names = {parameter.name for parameter in added}
-
-        def wrapped(**given: Any) -> None:
-            options = {name: given.pop(name) for name in names if name in given}
-            verb(**given, **{name: value for name, value in options.items() if value is not None})
-
-        wrapped.__name__, wrapped.__doc__ = verb.__name__, verb.__doc__
-        wrapped.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in own + added}
-        return wrapped
-
-    return decorate
-
-
 RunArgument = Annotated[str, typer.Argument(help="A run: its folder, or its name under runs/.")]
 
 
@@ -128,8 +93,12 @@ RunArgument = Annotated[str, typer.Argument(help="A run: its folder, or its name
 @with_knobs("train", "model", "data")
 def train(
     persona: Annotated[str | None, typer.Argument(help="A character: its name, or its sheet (YAML).")] = None,
+    mix: Annotated[str | None, typer.Option(help="Learn several characters, as fish:0.5,cat:0.5.")] = None,
     text: Annotated[str | None, typer.Option(help='Learn from a text file, or "shakespeare".')] = None,
-    chats: Annotated[str | None, typer.Option(help="Learn from chats (JSONL).")] = None,
+    chats: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Learn from chats: JSON, CSV, Parquet, owner/data-set (may be repeated)."),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help=f"One of: {', '.join(PRESETS)} (fish unless told; tiny for text).")
     ] = None,
@@ -143,6 +112,7 @@ def train(
     if resume is not None:
         given = {
             "a character": persona,
+            "--mix": mix,
             "--text": text,
             "--chats": chats,
             "--preset": preset,
@@ -157,7 +127,8 @@ def train(
     if resume is not None:
         grow.resume(resume, quiet=quiet, **options)
     else:
-        grow.grow(persona, text=text, chats=chats, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
+        sources: dict[str, Any] = dict(mix=mix, text=text, chats=chats)
+        grow.grow(persona, **sources, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
 
 
 @app.command(rich_help_panel=TALK)
@@ -167,6 +138,7 @@ def chat(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Answer this and leave (repeat it for a conversation).")
     ] = None,
+    character: Annotated[str | None, typer.Option("--as", help="Which character of a mix talks.")] = None,
     system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
@@ -179,7 +151,7 @@ def chat(
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
         raise ValueError("--prompt is empty; say something")
-    conversation = Chat(model, tokenizer, Sampling(**options), system)
+    conversation = Chat(model, tokenizer, Sampling(**options), system or cast(run, character))
     for text in prompt or ask_person():
         try:
             for piece in conversation.stream(text):
@@ -244,6 +216,35 @@ def runs(folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = P
     runs_table(list_runs(folder))
 
 
+@app.command(rich_help_panel=LOOK, name="eval")
+def evaluate(
+    run: RunArgument,
+    other: Annotated[str | None, typer.Argument(help="Another run, to put beside it.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured already.")] = False,
+) -> None:
+    """Judge a run: against baselines, by heart or not, in character, on topic, what it remembers."""
+    from barreleye.evaluation import evaluate as judge
+    from barreleye.evaluation import report
+    from barreleye.run import Run
+    from barreleye.show import show_report
+
+    opened = [Run(name) for name in (run, other) if name is not None]
+    evaluations = []
+    for each in opened:
+        evaluation = None if again else judge.saved(each)
+        if evaluation is None:
+            evaluation = judge.evaluate(each, lambda line, of=each.name: print(f"{of}: {line}", flush=True))
+            judge.save(each, evaluation)
+        report.write_evaluation_page(each, evaluation)
+        evaluations.append(evaluation)
+    if other is None:
+        show_report(report.summary(evaluations[0]), report.sections(evaluations[0]))
+        print(f"as a page: {opened[0].path / 'reports' / 'evaluation.html'}")
+    else:
+        a, b = evaluations
+        show_report(*report.comparison(a, b, judge.compare(a, b)))
+
+
 @persona_app.command("list")
 def persona_list() -> None:
     """List the characters that come with the package."""
@@ -264,17 +265,61 @@ def persona_sample(
     from barreleye.data.sheet_file import load_persona
     from barreleye.show import show_conversations
 
-    sheet = load_persona(persona)
-    show_conversations(converse(sheet, {name: topic.ask for name, topic in sheet.all_topics.items()}, n, seed))
+    show_conversations(converse(load_persona(persona), n=n, seed=seed))
 
 
 @persona_app.command("check")
-def persona_check(persona: Annotated[str, typer.Argument(help="A character's name, or a sheet.")]) -> None:
+def persona_check(
+    persona: Annotated[str, typer.Argument(help="A character's name, or a sheet.")],
+    strict: Annotated[bool, typer.Option(help="Exit with 2 if there is any finding.")] = False,
+) -> None:
     """Say whether a character sheet is in order, and how much it can say."""
-    from barreleye.data.persona import check
+    from barreleye.data.persona_check import check
     from barreleye.show import persona_report
 
-    persona_report(check(persona))
+    checked = check(persona)
+    persona_report(checked)
+    if strict and checked.findings:
+        raise ValueError(f"{persona}: there are findings, see above; cure them, or leave out --strict")
+
+
+@persona_app.command("new")
+def persona_new(
+    name: Annotated[str, typer.Argument(help="What the character is called.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write (default: NAME.yaml, here).")] = None,
+) -> None:
+    """Write a small complete character sheet to start from."""
+    from barreleye.data.sheet_file import write_new_sheet
+
+    path = write_new_sheet(name, out)
+    print(f"{path}: change it, then: barreleye persona check {path}; barreleye train {path}")
+
+
+@data_app.command("report")
+def data_report(run: RunArgument) -> None:
+    """Measure what a run learned from: sizes, lengths, duplicates, the split. Writes reports/data.html."""
+    from barreleye.evaluation import data_report as report
+    from barreleye.run import Run
+    from barreleye.show import show_report
+
+    opened = Run(run)
+    measured = report.data_report(opened)
+    page = report.write_data_report(opened, measured)
+    show_report(report.summary(measured), report.sections(measured))
+    print(f"as a page: {page}")
+
+
+def cast(run: str, character: str | None) -> str:
+    """The system turn for a character of a mix: the first one, unless told."""
+    from barreleye.run import Run
+
+    there = Run(run).characters
+    if character is None:
+        return there[0] if there else ""
+    if character not in there:
+        known = f"it has {', '.join(there)}" if there else "it has one character; leave out --as"
+        raise ValueError(f"--as {character}: {run} has learned no such character; {known}")
+    return character
 
 
 def load(run: str, device: str) -> tuple[Any, Any]:

@@ -130,13 +130,18 @@ class TrainConfig(Knobs):
 class DataConfig(Knobs):
     """What the model learns from."""
 
-    kind: str = knob("persona", "persona, text or chats", choices=("persona", "text", "chats"))
-    source: str = knob("fish", "character, or file")
+    kind: str = knob("persona", "persona, mix, text or chats", choices=("persona", "mix", "text", "chats"))
+    source: str = knob("fish", "character, mix of characters, or file; several files of chats: one a line")
     conversations: int = knob(
         60_000, "training conversations composed from a character sheet", least=1, most=10_000_000
     )
     held_out: float = knob(
         0.05, "share of clean prompts (chats) held out; text holds out its last tenth", least=0.001, most=0.5
+    )
+    chat_format: str = knob(
+        "auto",
+        "how rows of chats are written: messages, sharegpt, prompt, instruction, input (auto: by their keys)",
+        choices=("auto", "messages", "sharegpt", "prompt", "instruction", "input"),
     )
     from_run: str = knob("", "the run whose weights and tokenizer it started from")
     tokenizer: str = knob(
@@ -145,6 +150,11 @@ class DataConfig(Knobs):
         choices=("auto", "bpe", "characters"),
     )
     vocab: int = knob(4096, "largest vocabulary that BPE may learn", least=257, most=1_000_000)
+
+    @property
+    def sources(self) -> list[str]:
+        """Each file of chats."""
+        return self.source.split("\n")
 
 
 @dataclass(frozen=True)
@@ -225,7 +235,7 @@ def _preset(
 
 
 PRESETS: dict[str, Preset] = {
-    "fish": _preset("the default character: GPT-2's block, four times"),
+    "fish": _preset("the default character: GPT-2's block, four times", dict(init_std=0.05)),
     "modern": _preset(
         "the fish's size, built as Llama is: RoPE, RMSNorm, SwiGLU, grouped heads",
         dict(n_kv_heads=2, d_ff=1152, positions="rope", norm="rmsnorm", activation="swiglu", bias=False),

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from barreleye.config import Config
 from barreleye.data.chat_format import Conversation
-from barreleye.data.corpus import Corpus, chat_line, read_chats, read_text
+from barreleye.data.chats import chat_line, read_chat_lines
+from barreleye.data.corpus import Corpus, parse_mix
+from barreleye.data.sheet import Persona
+from barreleye.data.sheet_file import load_persona, sheet_path
+from barreleye.data.text import read_text
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
     PARTIAL,
@@ -35,6 +39,7 @@ if TYPE_CHECKING:  # reading a run's figures does not wait for torch
 
 RUNS = Path("runs")
 STATES_KEPT = 2
+UNSEEN = ("unseen_topics", "unseen_rows")  # the sets beside the held-out side, where there are any
 OWN = {"config.toml", "model", "metrics.jsonl", "snapshots", "state", "data", "reports", "cache", "lock"}
 # What may differ when a training goes on: how long, how often it looks, and where it computes. Else it were another.
 MAY_CHANGE = {"steps", "eval_every", "sample_every", "save_every"}
@@ -106,8 +111,28 @@ class Run:
             if self.config.data.kind == "text":
                 sides.append(_read_side(documents.with_suffix(".txt")))
             else:
-                sides.append(read_chats(documents.with_suffix(".jsonl")))
-        return Corpus(sides[0], sides[1], report)
+                sides.append(read_chat_lines(documents.with_suffix(".jsonl")))
+        unseen = {side: file for side in UNSEEN if (file := self.path / "data" / f"{side}.jsonl").exists()}
+        return Corpus(
+            sides[0],
+            sides[1],
+            report,
+            sheets={file.stem: file.read_text(encoding="utf-8") for file in self._sheets()},
+            **{side: read_chat_lines(file) for side, file in unseen.items()},
+        )
+
+    def personas(self) -> dict[str, Persona]:
+        """The characters it learned from, by name, as their sheets were then; none for text and chats."""
+        return {file.stem: load_persona(file) for file in self._sheets()}
+
+    @property
+    def characters(self) -> list[str]:
+        """The names by which a system turn calls the characters of a mix; none where there is but one."""
+        data = self.config.data
+        return [sheet_path(source).stem for source in parse_mix(data.source)] if data.kind == "mix" else []
+
+    def _sheets(self) -> list[Path]:
+        return sorted((self.path / "data" / "personas").glob("*.yaml"))
 
     # What happened while it learned --------------------------------------------------------------------------------
 
@@ -236,8 +261,14 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
             write_file(path / "data" / f"{side}.txt", documents.encode())
         else:
             write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
+    for side in UNSEEN:
+        if documents := getattr(corpus, side):
+            write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
+    for name, sheet in corpus.sheets.items():
+        (path / "data" / "personas").mkdir(exist_ok=True)
+        write_file(path / "data" / "personas" / f"{name}.yaml", sheet.encode())
     write_file(path / "data" / "report.json", to_json(corpus.report))
-    source = config.data.source if config.data.kind == "persona" else config.data.kind
+    source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
     write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())
     for name, content in small_files(
         config.model, tokenizer, source, is_chat=not isinstance(corpus.train, str)

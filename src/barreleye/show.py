@@ -12,14 +12,15 @@ from rich.text import Text
 
 from barreleye.config import ModelConfig, TrainConfig
 from barreleye.data.chat_format import Conversation
-from barreleye.data.persona import FEW_ASKS, Persona, PersonaCheck
+from barreleye.data.persona_check import PersonaCheck
+from barreleye.data.sheet import Persona
+from barreleye.reports.page import Section
 from barreleye.run import Run
 
 if TYPE_CHECKING:  # a list of runs or characters does not wait for torch
     from barreleye.model.count import Count
 
 PIPE_WIDTH = 10_000  # a pipe or a file gets each line whole
-TOPICS_NAMED = 10
 
 
 def screen() -> Console:
@@ -82,7 +83,7 @@ def runs_table(runs: Sequence[Run]) -> None:
         state = "learning" if run.is_live else "" if run.step >= run.config.train.steps else "stopped"
         table.add_row(
             run.name,
-            f"{data.kind} {Path(data.source).name}",
+            f"{data.kind} {', '.join(Path(source).name for source in data.sources)}",
             f"{model.n_layers} x {model.d_model}",
             f"{run.step}/{run.config.train.steps}",
             f"{losses[-1]:.3f}" if losses else "",
@@ -111,24 +112,37 @@ def show_conversations(conversations: Iterable[Conversation]) -> None:
 
 
 def persona_report(check: PersonaCheck) -> None:
-    """What a character sheet holds, what is worth another look, and how it talks."""
+    """What a character sheet can say, how it talks, and what is worth another look."""
     console = screen()
-    console.print(Text(f"{check.name}: the sheet is in order", "bold"))
+    console.print(Text(check.name, "bold"))
     counts = {
         "topics": f"{check.topics:,}",
         "asks": f"{check.asks:,}, which make {check.prompts:,} prompts",
-        "replies": f"{check.replies:,}",
+        "replies": f"{check.replies:,}, which make {check.reply_texts:,} texts",
+        "conversations": f"about {check.conversations:,} of one exchange, and those of several",
     }
     console.print(Padding(pairs(counts), (0, 0, 0, 2), expand=False))
-    if check.unused_slots:
-        console.print(f"slots that no line uses: {', '.join(check.unused_slots)}", style="yellow")
-    if check.topics_with_few_asks:
-        few = sorted(check.topics_with_few_asks, key=lambda topic: topic[1])
-        named = ", ".join(f"{topic} ({asks})" for topic, asks in few[:TOPICS_NAMED])
-        more = f" and {len(few) - TOPICS_NAMED} more" if len(few) > TOPICS_NAMED else ""
-        console.print(f"topics with fewer than {FEW_ASKS} asks: {named}{more}", style="yellow")
     console.print()
     show_conversations(check.samples)
+    console.print()
+    for finding in check.findings:
+        console.print(finding, style="yellow")
+    findings = {0: "no finding: the sheet is in order", 1: "1 finding"}
+    console.print(Text(findings.get(len(check.findings), f"{len(check.findings):,} findings"), "bold"))
+
+
+def show_report(summary: Iterable[str], sections: Iterable[Section]) -> None:
+    """The words and tables of a report; figures and samples are for its page."""
+    console = screen()
+    for line in summary:
+        console.print(line)
+    for section in sections:
+        for table in section.tables:
+            printed = table_of(*table.headings, numbers=table.numbers)
+            for row in table.rows:
+                printed.add_row(*map(Text, row))
+            console.print(Text(f"\n{section.title}", "bold"))
+            console.print(printed)
 
 
 def pairs(facts: dict[str, str]) -> Table:

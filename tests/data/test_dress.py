@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data import dress as module
-from barreleye.data.dress import dress, normalize, typo
+from barreleye.data.dress import capital_names, dress, normalize, sentence_case, typo
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,48 @@ def test_without_typos_normalize_undoes_a_dress(text, seed):
     assert normalize(dressed) == normalize(text) or not normalize(text).isalnum()
 
 
-def test_typos_are_one_step_away_and_about_six_in_a_hundred():
+def test_typos_are_one_step_away_and_about_ten_in_a_hundred():
     rng = random.Random(0)
     assert {len(typo("hello", rng)) for _ in range(200)} == {4, 5, 6}
     assert "ehllo" in {typo("hello", rng) for _ in range(300)}
     assert typo("hi", rng) == "hi"
     typos = sum(normalize(dress("what do you eat?", rng)) != "what do you eat" for _ in range(10_000))
-    assert 400 < typos < 800
+    assert 800 < typos < 1200
+
+
+# Names and capitals --------------------------------------------------------------------------------------------------
+
+
+def test_who_writes_capitals_writes_names_with_them_and_nobody_mistypes_them():
+    rng = random.Random(0)
+    seen = [dress("call me jean luc", rng, ["jean luc"]) for _ in range(3000)]
+    assert {"call me jean luc", "Call me Jean Luc", "call me Jean Luc", "CALL ME JEAN LUC"} <= set(seen)
+    assert "Call me jean luc" not in seen
+    assert all("jean luc" in text.casefold() for text in seen)
+    assert any("call me" not in text.casefold() for text in seen), "the other words still get typos"
+
+
+def test_names_are_whole_words():
+    assert capital_names("ann, anna and ann's hat", ["ann"]) == "Ann, anna and Ann's hat"
+    assert capital_names("no a.b here, axb", ["a.b"]) == "no A.b here, axb"
+    assert capital_names("hello", []) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("text", "cased"),
+    [
+        ("hello. i am here! are you? yes", "Hello. I am here! Are you? Yes"),
+        ("so am i, i'm sure", "So am I, I'm sure"),
+        ('he said "no." and i left', 'He said "no." And I left'),
+        ('"hi," i said', '"Hi," I said'),
+        ("one line\nanother line", "One line\nAnother line"),
+        ("élan. über", "Élan. Über"),
+        ("wait... what", "Wait... What"),
+        ("the isle of pi-i and i-beams", "The isle of pi-i and i-beams"),
+        ("3 fish. 4 more", "3 fish. 4 more"),
+        ("", ""),
+    ],
+)
+def test_sentence_case(text, cased):
+    assert sentence_case(text) == cased
+    assert sentence_case(cased) == cased

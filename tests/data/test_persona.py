@@ -1,3 +1,5 @@
+"""Composing conversations: distinct, seeded, with what was said before, and two sides that share no prompt."""
+
 import hashlib
 import os
 import random
@@ -5,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,18 +16,11 @@ from hypothesis import strategies as st
 
 import barreleye.data
 from barreleye.data.chat_format import Conversation, Message
-from barreleye.data.persona import (
-    Persona,
-    check,
-    converse,
-    grow_conversations,
-    load_persona,
-    normalize,
-    overlap,
-    persona_names,
-    split_prompts,
-)
-from barreleye.data.template import expansions
+from barreleye.data.dress import normalize
+from barreleye.data.persona import EXTRA_SHARE, Sides, compose, converse
+from barreleye.data.sheet import Persona
+from barreleye.data.sheet_file import load_persona
+from barreleye.data.split import overlap, scored_prompts
 
 SHEET = """\
 name: Pip
@@ -35,30 +29,44 @@ style: short
 slots:
   food: [snow, krill, plankton, "{size} jelly"]
   size: [tiny, soft, round]
-  person: [ann, bo, cy, dee]
-  spare: [never said]
+  person: [ann, bo, cy, dee, eli, fay, gus, hal, ida, jo, kit, lou, max, ned, ora, pia, ray, sue, tom, una]
+  body: [my head, my eyes]
+plurals: [my eyes]
+proper: [person]
 topics:
   greeting:
     ask: [hello, hi there, good morning, hey you, "(well|oh) hello"]
     reply: [hello., the water is good today., you are back.]
-  your_name:
+  user_name:
     ask: ["my name is {person}", "i am {person}", "call me {person}"]
     reply: ["hello {person}.", "{person}. i will remember."]
     follow_ups:
-      - ask: ["what is my name?", "who am i?"]
+      - later: true
+        ask: ["what is my name?", "who am i?"]
         reply: ["you are {person}."]
+      - ask: ["do you like it?"]
+        reply: ["{person} is a good name."]
+  unknown_name:
+    ask: ["what is my name?", "who am i?"]
+    reply: [nobody told me., you did not say.]
   eating:
     ask: ["do you like {food}?", "do you like plankton?", "is {food} better than {food#2}?", "what do you eat?"]
     reply: ["{food}. not {food#2}.", "i like {food}."]
+  body:
+    ask: ["how are you?", "how are {body}?", "are you cold?"]
+    reply: ["{body} {body.is} cold.", "well, {body} {body.has} hope."]
   lonely:
     ask: ["are you lonely?"]
     reply: [there is the dark.]
 follow_ups:
   - ask: ["why?", "how come?"]
     reply: [i do not know., it is the sea.]
+  - ask: ["what did i say?"]
+    reply: ["you said: {said}."]
 confused:
   ask: ["what is a car?", asdf, "...", hola, "is it monday?"]
   reply: [i do not know that., "is it food?"]
+unseen: [body]
 """
 
 
@@ -69,8 +77,9 @@ def persona(tmp_path_factory: pytest.TempPathFactory) -> Persona:
     return load_persona(path)
 
 
-def everything(persona: Persona) -> dict[str, tuple[str, ...]]:
-    return {name: topic.ask for name, topic in persona.all_topics.items()}
+@pytest.fixture(scope="module")
+def many(persona: Persona) -> list[Conversation]:
+    return converse(persona, n=4000, seed=1)
 
 
 def key(conversation: Conversation) -> tuple[str, ...]:
@@ -81,95 +90,49 @@ def pairs(conversation: Conversation) -> list[tuple[Message, Message]]:
     return list(zip(conversation.messages[::2], conversation.messages[1::2], strict=True))
 
 
-# Splitting
+def grow(persona: Persona, n: int, seed: int = 0) -> Sides:
+    return compose({"pip": (persona, n)}, seed)
 
 
-def test_every_topic_with_two_asks_has_one_on_each_side(persona):
-    for seed in range(20):
-        training, held_out = split_prompts(persona, seed)
-        for name, topic in persona.all_topics.items():
-            assert sorted(training[name] + held_out.get(name, ())) == sorted(topic.ask)
-            assert training[name]
-            assert len(held_out.get(name, ())) == (0 if name == "lonely" else 1)
+# Conversations -------------------------------------------------------------------------------------------------------
 
 
-def test_the_held_out_share_and_seed_matter(persona):
-    assert len({str(split_prompts(persona, seed)) for seed in range(10)}) > 3
-    _, half = split_prompts(persona, 0, held_out=0.5)
-    assert len(half["greeting"]) == 2 and len(half["confused"]) == 2
-    for share in (0, 1, -0.1):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            split_prompts(persona, 0, held_out=share)
-
-
-def test_templates_that_can_say_the_same_stay_together(persona):
-    for seed in range(30):
-        training, held_out = split_prompts(persona, seed, held_out=0.4)
-        prompts = [
-            {normalize(text) for asks in side.values() for ask in asks for text in expansions(ask, persona.slots)}
-            for side in (training, held_out)
-        ]
-        assert prompts[0].isdisjoint(prompts[1])
-
-
-def test_templates_that_collide_across_topics_stay_together(persona):
-    topics = {
-        "a": {"ask": ["(do|would) you swim", "are you wet", "is it cold"], "reply": ["yes."]},
-        "b": {"ask": ["would you swim", "can you fly", "can you sing"], "reply": ["no."]},
-    }
-    both = Persona.model_validate({**persona.model_dump(), "topics": topics})
-    sides = set()
-    for seed in range(30):
-        _, held_out = split_prompts(both, seed, held_out=0.4)
-        assert 1 <= len(held_out["a"]) <= 2 and 1 <= len(held_out["b"]) <= 2
-        assert ("(do|would) you swim" in held_out["a"]) == ("would you swim" in held_out["b"])
-        sides.add("would you swim" in held_out["b"])
-    assert False in sides
-
-
-def test_an_ask_that_is_also_a_follow_up_is_never_held_out(persona):
-    sheet = persona.model_dump()
-    sheet["confused"]["ask"] = ["why", "who am i", "what is a car?"]
-    also = Persona.model_validate(sheet)
-    for seed in range(20):
-        assert split_prompts(also, seed)[1]["confused"] == ("what is a car?",)
-
-
-# Conversations
-
-
-def test_conversations_are_distinct_and_as_many_as_asked(persona):
-    made = converse(persona, everything(persona), 3000, seed=1)
-    assert len({key(conversation) for conversation in made}) == len(made) == 3000
-    assert converse(persona, everything(persona), 0, seed=1) == []
+def test_conversations_are_distinct_and_as_many_as_asked(persona, many):
+    assert len({key(conversation) for conversation in many}) == len(many) == 4000
+    assert converse(persona, n=0) == []
     assert all(
         message.content.strip() and message.role == role
-        for conversation in made
+        for conversation in many
         for pair in pairs(conversation)
         for message, role in zip(pair, ("user", "assistant"), strict=True)
     )
 
 
 def test_lengths_and_topics_are_balanced(persona):
-    made = converse(persona, everything(persona), 200, seed=1)
+    made = converse(persona, n=200)
     lengths = Counter(len(conversation.messages) // 2 for conversation in made)
-    assert set(lengths) == {1, 2, 3, 4}
-    assert 0.2 < 1 - lengths[1] / 200 < 0.45
+    assert set(lengths) == {1, 2, 3, 4, 5}
+    assert 0.3 < 1 - lengths[1] / 200 < 0.5
     topics = Counter(conversation.topic for conversation in made)
     assert 8 <= topics["confused"] <= 40
-    assert min(topics[name] for name in ("greeting", "your_name", "eating")) > 25
+    assert min(topics[name] for name in ("greeting", "user_name", "eating")) > 15
+
+
+def test_the_first_topic_is_that_of_the_conversation(persona, many):
+    alone = {topic: {normalize(m) for m in persona.all_topics[topic].reply} for topic in ("greeting", "lonely")}
+    for conversation in many:
+        if conversation.topic in alone:
+            assert normalize(conversation.messages[1].content) in alone[conversation.topic]
 
 
 def test_bindings_carry_into_replies_and_follow_ups(persona):
-    made = converse(persona, {"your_name": persona.topics["your_name"].ask}, 100, seed=0)
-    followed = 0
+    made = converse(persona, {"user_name": persona.topics["user_name"].ask}, 300, seed=0)
+    name, followed = re.compile(rf"\b({'|'.join(persona.slots['person'])})\b"), 0
     for conversation in made:
-        texts = [message.content for message in conversation.messages]
-        people = [set(re.findall(r"\b(?:ann|bo|cy|dee)\b", text)) for text in texts]
-        assert len(set.union(*people[1::2])) == 1
-        for prompt, reply in pairs(conversation):
-            followed += prompt.shared and reply.content.startswith("you are")
-    assert followed > 5
+        people = [set(name.findall(reply.content)) for _, reply in pairs(conversation)]
+        assert len(set.union(*people)) == 1
+        followed += any(prompt.shared for prompt, _ in pairs(conversation))
+    assert followed > 50
 
 
 def test_the_second_filler_differs(persona):
@@ -180,34 +143,88 @@ def test_the_second_filler_differs(persona):
     assert all(answer[1] != answer[2] for answer in found)
 
 
-def test_follow_ups_are_shared_and_come_only_after_their_topic(persona):
-    made = converse(persona, everything(persona), 2000, seed=0)
-    own_replies = {f"you are {person}." for person in persona.slots["person"]}
+def test_verbs_agree_with_what_their_slot_stands_for(many):
+    said = {m.content for c in many for m in c.messages if m.role == "assistant"}
+    assert {"my head is cold.", "my eyes are cold.", "well, my eyes have hope."} <= said
+    assert not any("eyes is" in text or "eyes has" in text or "head are" in text for text in said)
+
+
+def test_follow_ups_are_shared_and_come_only_after_their_topic(persona, many):
+    liked = {f"{person} is a good name.": person for person in persona.slots["person"]}
     seen_after = set()
-    for conversation in made:
+    for conversation in many:
         exchanges = pairs(conversation)
         assert not exchanges[0][0].shared
         for (_, before), (prompt, reply) in pairwise(exchanges):
             assert prompt.shared == reply.shared
-            if reply.content in own_replies:
-                assert reply.shared and not before.shared
-                assert reply.content[8:-1] in before.content
-            seen_after.add((reply.shared, reply.content in own_replies))
+            if reply.content in liked:
+                assert reply.shared and liked[reply.content] in before.content
+            seen_after.add((reply.shared, reply.content in liked))
     assert seen_after == {(True, True), (True, False), (False, False)}
 
 
-def test_follow_up_prompts_are_dressed_and_replies_are_not(persona):
-    made = converse(persona, everything(persona), 2000, seed=0)
-    asked = {m.content for c in made for m in c.messages if m.role == "user" and m.shared}
+def test_what_was_told_is_asked_for_any_number_of_turns_later(persona, many):
+    distances = Counter()
+    for conversation in many:
+        told = None
+        for turn, (prompt, reply) in enumerate(pairs(conversation)):
+            if reply.content.startswith("hello ") or reply.content.endswith("i will remember."):
+                told = turn, reply.content
+            elif reply.content.startswith("you are ") and prompt.shared:
+                assert told and reply.content[len("you are ") : -1] in told[1]
+                distances[turn - told[0]] += 1
+    assert set(distances) == {1, 2, 3, 4}
+
+
+def test_what_was_told_is_never_asked_for_as_unknown(many):
+    unknown = {"nobody told me.", "you did not say."}
+    seen = 0
+    for conversation in many:
+        replies = [reply.content for _, reply in pairs(conversation)]
+        asked = [i for i, reply in enumerate(replies) if reply in unknown]
+        told = [i for i, reply in enumerate(replies) if "i will remember" in reply or reply.startswith("hello ")]
+        seen += len(asked)
+        assert not (asked and told) or max(asked) < min(told)
+    assert seen > 100
+
+
+def test_a_follow_up_can_repeat_what_the_person_said(many):
+    repeated = 0
+    for conversation in many:
+        for (before, _), (_, reply) in pairwise(pairs(conversation)):
+            if reply.content.startswith("you said: "):
+                repeated += 1
+                said = reply.content.removeprefix("you said: ")[:-1]
+                assert said == before.content.rstrip("?!. ") or said == before.content
+    assert repeated > 100
+
+
+def test_follow_up_prompts_are_dressed_and_replies_are_not(persona, many):
+    asked = {m.content for c in many for m in c.messages if m.role == "user" and m.shared}
     assert {"why?", "WHY?", "Why", "why??"} <= asked
-    said = {m.content for c in made for m in c.messages if m.role == "assistant" and m.shared}
-    assert said == {"i do not know.", "it is the sea."} | {f"you are {p}." for p in persona.slots["person"]}
+    said = {m.content for c in many for m in c.messages if m.role == "assistant" and m.shared}
+    people = persona.slots["person"]
+    assert {text for text in said if not text.startswith("you said")} == {
+        *("i do not know.", "it is the sea."),
+        *(f"you are {person}." for person in people),
+        *(f"{person} is a good name." for person in people),
+    }
 
 
-def test_avoided_prompts_do_not_occur(persona):
-    avoid = frozenset({"hello", "why", "hola"})
-    made = converse(persona, everything(persona), 1000, seed=0, avoid=avoid)
-    assert not avoid & {normalize(m.content) for c in made for m in c.messages if m.role == "user"}
+def test_names_have_capitals_where_a_person_writes_capitals(many):
+    asked = {m.content for c in many for m in c.messages if m.role == "user"}
+    assert {"my name is ann", "My name is Ann", "my name is Ann", "MY NAME IS ANN"} <= asked
+    assert "My name is ann" not in asked
+
+
+def test_sentence_case_is_of_replies_alone(persona):
+    capital = persona.model_copy(update={"sentence_case": True})
+    made = converse(capital, n=1000)
+    replies = {m.content for c in made for m in c.messages if m.role == "assistant"}
+    assert {"I do not know.", "It is the sea.", "You are back."} <= replies
+    assert all(reply[0].isupper() for reply in replies if not reply.startswith("You said"))
+    assert any("Ann" in reply for reply in replies) and not any(re.search(r"\bann\b", reply) for reply in replies)
+    assert any(m.content[0].islower() for c in made for m in c.messages if m.role == "user")
 
 
 def test_a_sheet_that_cannot_make_that_many_says_how_many_it_made():
@@ -215,40 +232,55 @@ def test_a_sheet_that_cannot_make_that_many_says_how_many_it_made():
     tiny = Persona(
         name="Tiny", description="d", style="s", topics={"a": topic}, confused={"ask": ["x"], "reply": ["y"]}
     )
-    assert len(converse(tiny, {"a": ("hi",), "confused": ("x",)}, 4, seed=0)) == 4
+    assert len(converse(tiny, n=4)) == 4
     with pytest.raises(ValueError, match=r"'Tiny' makes 4 distinct conversations, 5 were asked for; ask for fewer"):
-        converse(tiny, {"a": ("hi",), "confused": ("x",)}, 5, seed=0)
+        converse(tiny, n=5)
     with pytest.raises(ValueError, match="makes 0 distinct"):
-        converse(tiny, {}, 1, seed=0)
-    with pytest.raises(ValueError, match="makes 0 distinct"):
-        converse(tiny, {"a": ("hi",)}, 1, seed=0, avoid=frozenset({"hi"}))
+        converse(tiny, {}, 1)
 
 
-# Growing both sides
+# All sides -----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(2, 800), seed=st.integers())
 def test_no_held_out_prompt_is_in_training(persona, n, seed):
-    training, held_out = grow_conversations(persona, n, seed)
-    assert len(training) == n
-    assert len(held_out) == max(1, round(n / 20))
-    assert overlap(training, held_out) == 0
-    assert len({key(conversation) for conversation in training}) == len(training)
+    sides = grow(persona, n, seed)
+    assert len(sides.train) == n
+    assert len(sides.held_out) == max(1, round(n * 0.05))
+    assert len(sides.unseen_topics) == max(1, round(n * EXTRA_SHARE))
+    assert len(sides.unseen_rows) == round(n * EXTRA_SHARE)
+    assert overlap(sides.train, sides.held_out) == overlap(sides.train, sides.unseen_topics) == 0
+    assert len({key(conversation) for conversation in (*sides.train, *sides.unseen_rows)}) == n + len(sides.unseen_rows)
 
 
-def test_overlap_sees_a_planted_prompt_in_any_dress(persona):
-    training, held_out = grow_conversations(persona, 200, seed=0)
-    first = held_out[0].messages[0]
-    planted = Conversation((Message("user", first.content.upper() + "!!"), held_out[0].messages[1]))
-    assert overlap([*training, planted], held_out) == 1
-    hidden = Conversation((Message("user", first.content.upper(), shared=True), held_out[0].messages[1]))
-    assert overlap([hidden], held_out) == 1
+def test_an_unseen_topic_is_seen_nowhere_else(persona):
+    sides = grow(persona, 1000)
+    assert {c.topic for c in sides.unseen_topics} == {"body"}
+    assert {c.topic for c in (*sides.train, *sides.unseen_rows)} == set(persona.all_topics) - {"body"}
+    assert "body" not in {c.topic for c in sides.held_out}
+    assert not any("cold" in m.content for c in (*sides.train, *sides.unseen_rows) for m in c.messages)
 
 
-def test_overlap_does_not_score_what_held_out_shares():
-    why = Conversation((Message("user", "why?", shared=True), Message("assistant", "because.", shared=True)))
-    assert overlap([why], [why]) == 0
+def test_what_is_held_back_is_told_nowhere(persona):
+    sides = grow(persona, 1000)
+    held = sides.unseen_fillers["pip"]["person"]
+    assert len(held) == 2 and set(held) < set(persona.slots["person"])
+    everything = (*sides.train, *sides.held_out, *sides.unseen_topics, *sides.unseen_rows)
+    said = {word for c in everything for m in c.messages for word in normalize(m.content).split()}
+    assert said.isdisjoint(held) and len(said.intersection(persona.slots["person"])) == 18
+
+
+def test_a_mix_names_its_character_first(persona):
+    other = persona.model_copy(update={"name": "Pop"})
+    sides = compose({"pip": (persona, 300), "pop": (other, 100)}, seed=0)
+    everything = (*sides.train, *sides.held_out, *sides.unseen_topics, *sides.unseen_rows)
+    assert all(c.messages[0].role == "system" and c.messages[1].role == "user" for c in everything)
+    assert Counter(c.messages[0].content for c in sides.train) == {"pip": 300, "pop": 100}
+    assert len({c.messages[0].content for c in sides.train[:50]}) == 2, "shuffled"
+    assert {c.messages[0].content for c in sides.held_out} == {"pip", "pop"}
+    assert overlap(sides.train, sides.held_out) == 0
+    assert all(c.messages[0].role == "user" for c in grow(persona, 10).train)
 
 
 def test_a_sheet_with_nothing_to_hold_out_trains_on_all_of_it():
@@ -256,8 +288,8 @@ def test_a_sheet_with_nothing_to_hold_out_trains_on_all_of_it():
     slots = {"x": ["1", "2", "3", "4", "5", "6"]}
     confused = {"ask": ["x"], "reply": ["y"]}
     one = Persona(name="One", description="d", style="s", slots=slots, topics={"a": topic}, confused=confused)
-    training, held_out = grow_conversations(one, 20, seed=0)
-    assert held_out == [] and len(training) == 20
+    sides = grow(one, 20)
+    assert sides.held_out == sides.unseen_topics == [] and len(sides.train) == 20
 
 
 def test_a_small_held_out_side_gives_what_it_can(persona):
@@ -266,18 +298,28 @@ def test_a_small_held_out_side_gives_what_it_can(persona):
     sheet["topics"] = {"a": {"ask": [f"ho {digit} {digit} {digit}", "hi"], "reply": ["."]}}
     sheet["confused"] = {"ask": ["x"], "reply": ["y."]}
     sheet["follow_ups"] = [{"ask": ["ho 1 1 1"], "reply": ["."]}]  # keeps "ho ..." in training
-    training, held_out = grow_conversations(Persona.model_validate(sheet), 600, seed=0)
-    assert len(training) == 600
-    assert sorted(map(key, held_out)) == [("hi", "."), ("hi", ".", "ho 1 1 1", ".")]
+    sheet["unseen"] = []
+    sides = grow(Persona.model_validate(sheet), 600)
+    assert len(sides.train) == 600
+    assert sorted(map(key, sides.held_out)) == [("hi", "."), ("hi", ".", "ho 1 1 1", ".")]
+
+
+@pytest.mark.parametrize("prompt", [str, str.upper, "  {}?! ".format])
+def test_one_planted_row_is_seen_in_any_dress(persona, prompt):
+    sides = grow(persona, 200)
+    first = scored_prompts(sides.held_out[0])[0]
+    planted = Conversation((Message("user", prompt(first)), Message("assistant", "so.")))
+    assert overlap([*sides.train, planted], sides.held_out) == 1
 
 
 def test_the_same_seed_gives_the_same_rows_in_any_process(persona, tmp_path):
     path = tmp_path / "pip.yaml"
     path.write_text(SHEET)
     code = (
-        "import hashlib, sys; from barreleye.data.persona import *\n"
-        "rows = grow_conversations(load_persona(sys.argv[1]), 500, 3)\n"
-        "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
+        "import hashlib, sys; from barreleye.data.persona import compose\n"
+        "from barreleye.data.sheet_file import load_persona\n"
+        "sides = compose({'pip': (load_persona(sys.argv[1]), 500)}, 3)\n"
+        "print(hashlib.sha256(repr(sides).encode()).hexdigest())"
     )
     source = Path(barreleye.data.__file__).parents[2]
     digests = {
@@ -290,48 +332,13 @@ def test_the_same_seed_gives_the_same_rows_in_any_process(persona, tmp_path):
         ).stdout.strip()
         for hash_seed in ("0", "1", "2")
     }
-    here = hashlib.sha256(repr(grow_conversations(persona, 500, 3)).encode()).hexdigest()
+    here = hashlib.sha256(repr(grow(persona, 500, 3)).encode()).hexdigest()
     assert digests == {here}
-    assert grow_conversations(persona, 500, 4) != grow_conversations(persona, 500, 3)
+    assert grow(persona, 500, 4) != grow(persona, 500, 3)
 
 
 def test_drawing_leaves_the_global_random_state_alone(persona):
     random.seed(0)
     state = random.getstate()
-    grow_conversations(persona, 100, 0)
+    grow(persona, 100)
     assert random.getstate() == state
-
-
-# Checking
-
-
-def test_check_counts_what_a_sheet_can_say(persona):
-    report = check(persona)
-    assert (report.name, report.topics, report.asks) == ("Pip", 5, 18)
-    assert report.unused_slots == ("spare",)
-    assert ("lonely", 1) in report.topics_with_few_asks
-    foods = 6  # three as they are, and a jelly of three sizes
-    two_foods = 3 * 2 + 2 * 3 * 3
-    assert report.prompts == 6 + 3 * 4 + (foods + two_foods + 1) + 1 + 5
-    assert report.replies == 3 + (2 * 4 + 4) + (two_foods + foods) + 1 + 2 + 2
-    assert [len(sample.messages) for sample in report.samples][:2] == [2, 2]
-    with pytest.raises(FrozenInstanceError):
-        report.asks = 0
-
-
-def test_check_takes_a_path_and_fails_as_loading_does(tmp_path):
-    path = tmp_path / "pip.yaml"
-    path.write_text(SHEET)
-    assert check(path).name == "Pip"
-    path.write_text(SHEET.replace("hi there", "yes"))
-    with pytest.raises(ValueError, match=r"pip.yaml:11: .*quote it"):
-        check(path)
-
-
-@pytest.mark.parametrize("name", persona_names())
-def test_built_in_sheets_are_sound_and_rich_enough(name):
-    report = check(name)
-    assert not report.unused_slots and not report.topics_with_few_asks
-    training, held_out = grow_conversations(load_persona(name), 4000, seed=0)
-    assert len(held_out) == 200
-    assert {conversation.topic for conversation in training} == set(load_persona(name).all_topics)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from barreleye.data import sheet_file
 from barreleye.data.sheet import Persona
-from barreleye.data.sheet_file import load_persona, persona_names
+from barreleye.data.sheet_file import load_persona, persona_names, read_sheet, write_new_sheet
 
 SHEET = """\
 name: Pip
@@ -101,6 +101,36 @@ def test_byte_order_mark_and_crlf_are_fine(tmp_path):
         ("name: Pip", "name: 7", 1, "a number"),
         ("style: short", "style:", 3, "as nothing"),
         ("style: short", "style: short\nmood: dark", 4, "unknown key 'mood'; .*keys here are name"),
+        ("style: short", "style: short\nsentence_case: 1", 4, "'sentence_case' is yes or no; write true or false"),
+        ("style: short", "style: short\nsentence_case: [true]", 4, "'sentence_case' is yes or no"),
+        (
+            "style: short",
+            "style: short\nplurals: [krills]",
+            4,
+            "'krills' is no filler of this sheet; did you mean 'krill'",
+        ),
+        ("style: short", "style: short\nplurals: [krill,\n  zzz]", 5, "'zzz' is no filler of this sheet; remove it"),
+        ("style: short", "style: short\nproper: [foods]", 4, "'foods' is no slot of this sheet; did you mean 'food'"),
+        ("style: short", "style: short\nunseen: [confused]", 4, "'confused' is no topic of this sheet"),
+        ("style: short", "style: short\nunseen: [greeting, eating]", 4, "every topic is held out, none is left"),
+        ("  home: [a hole]", "  said: [a hole]", 6, r"\{said\} is built in.*choose another name"),
+        ("- hi there", "- hi {said}", 11, r"\{said\} stands in replies of follow_ups alone; move"),
+        ("- hello. have some {food}.", "- you said {said}.", 13, r"\{said\} stands in replies of follow_ups alone"),
+        ('- ask: ["why?"]', '- ask: ["{said}?"]', 21, r"\{said\} stands in replies of follow_ups alone"),
+        ("- hi there", '- "hi {a:home}"', 11, r"\{a:home\}: 'a hole' brings its own article; write the bare noun"),
+        ("- hi there", '- "hi {home.s}"', 11, r"\{home.s\}: 'a hole' brings its own article"),
+        (
+            '  - ask: ["why?"]',
+            '  - later: true\n    ask: ["why?"]',
+            21,
+            "'later' belongs to a topic that tells something",
+        ),
+        (
+            '      - ask: ["which',
+            '      - later: true\n        ask: ["which',
+            17,
+            "'later' remembers nothing; repeat a slot",
+        ),
         ("topics:\n", "topics:\n---\n", None, "not YAML"),
         ("hi there", "[[[[[[[[[[[", None, "not YAML|too deep"),
         ("hi there", "hi \x01", 11, "control character|not YAML"),
@@ -121,6 +151,87 @@ def test_a_wrong_sheet_gives_one_line_with_its_place(tmp_path, old, new, line, p
 
 def test_a_filler_may_name_another_slot(tmp_path):
     assert load(tmp_path, SHEET.replace("snow, krill", '"snow of {home}", krill', 1))
+
+
+def test_flags_are_yes_or_no_and_off_unless_told(tmp_path):
+    told = SHEET.replace("style: short", "style: short\nsentence_case: yes\nplurals: [snow]").replace(
+        "- hi there", "- i eat {food}"
+    )
+    told = told.replace('- ask: ["which food?"]', '- later: true\n        ask: ["which food?"]')
+    persona = load(tmp_path, told)
+    assert persona.sentence_case and persona.topics["greeting"].follow_ups[0].later
+    persona = load(tmp_path, SHEET)
+    assert not persona.sentence_case and not persona.topics["greeting"].follow_ups[0].later
+
+
+def test_a_plural_takes_no_article(tmp_path):
+    plural = SHEET.replace("style: short", "style: short\nplurals: [snow]").replace("- hi there", '- "{a:food}"')
+    with pytest.raises(
+        ValueError, match=r"pip.yaml:12: \{a:food\}: 'snow' is plural and takes no article; take it out"
+    ):
+        load(tmp_path, plural)
+    assert load(tmp_path, plural.replace("{a:food}", "{food.s} {food.is}"))
+
+
+# Lines of places -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (("slots", "home"), 6),
+        (("topics", "greeting"), 8),
+        (("topics", "greeting", "ask"), 9),
+        (("topics", "greeting", "ask", 1), 11),
+        (("topics", "greeting", "follow_ups", 0, "reply", 0), 16),
+        (("follow_ups", 0, "ask"), 21),
+        (("confused", "ask", 0), 24),
+        ((), 1),
+        (("proper",), 1),
+    ],
+)
+def test_each_place_has_its_line(tmp_path, place, line):
+    path = tmp_path / "pip.yaml"
+    path.write_text(SHEET)
+    persona, file, line_of = read_sheet(path)
+    assert persona == load_persona(path) and file == str(path)
+    assert line_of(place) == line
+
+
+# A new one -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Lou", "Mary Ann O'Neil", "Zoë-2", "o", "李雷", "x" * 40])
+def test_a_new_sheet_has_the_name_that_it_was_given(tmp_path, name):
+    persona = load_persona(write_new_sheet(name, tmp_path / "mine.yaml"))
+    assert persona.name == name and name in persona.description
+    assert any(name in reply for reply in persona.topics["name"].reply)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("Lou", "lou.yaml"), ("Mary Ann O'Neil", "mary_ann_o_neil.yaml"), ("Zoë-2", "zoë_2.yaml")]
+)
+def test_a_new_sheet_goes_to_a_file_of_its_name(tmp_path, monkeypatch, name, file):
+    monkeypatch.chdir(tmp_path)
+    assert str(write_new_sheet(name)) == file
+    assert load_persona(file).name == name
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "lou.yaml").write_text("mine")
+    with pytest.raises(ValueError, match=r"lou.yaml: is there already; .*--out"):
+        write_new_sheet("Lou", tmp_path / "lou.yaml")
+    assert (tmp_path / "lou.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", " ", "{boat}", 'a"b', "a: b\nc", "(a|b)", "x" * 41, "7", "../x"])
+def test_a_name_that_a_line_cannot_hold_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name to write in a sheet; use letters"):
+        write_new_sheet(name, tmp_path / "x.yaml")
+    assert not (tmp_path / "x.yaml").exists()
+
+
+# Sheets that are too much --------------------------------------------------------------------------------------------
 
 
 def test_cycles_through_several_slots_are_named(tmp_path):

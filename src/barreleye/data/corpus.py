@@ -1,40 +1,42 @@
 """What a model learns from: a character sheet, plain text or chats -> two sides, split before anything is learned."""
 
+import dataclasses
 import hashlib
-import http.client
-import io
-import json
-import os
-import re
-import urllib.error
-import urllib.request
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from barreleye.config import DataConfig
-from barreleye.data.chat_format import ROLES, Conversation, Message, chat_texts
+from barreleye.data.chat_format import Conversation, chat_texts
+from barreleye.data.chats import read_chats
 from barreleye.data.dress import normalize
-from barreleye.data.persona import grow_conversations, overlap
-from barreleye.data.sheet_file import load_persona
+from barreleye.data.persona import compose
+from barreleye.data.sheet import Persona
+from barreleye.data.sheet_file import load_persona, sheet_path
+from barreleye.data.split import overlap
+from barreleye.data.text import read_shakespeare, read_text
 
-MAX_BYTES = 4 * 2**30  # the text and its tokens are held in memory
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is not text that anybody wrote
 TEXT_HELD_OUT = 0.1
 SHORTEST_SIDE = 2  # characters: one to read, one to predict
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Two sides of chats, or two texts, and the report on how they were split."""
+    """Two sides of chats, or two texts, and the report on how they were split.
+
+    Of characters also their sheets, and two more sets that training never sees: whole topics, and conversations of
+    known prompts.
+    """
 
     train: Sequence[Conversation] | str
     held_out: Sequence[Conversation] | str
     report: dict[str, Any]
+    unseen_topics: Sequence[Conversation] = ()
+    unseen_rows: Sequence[Conversation] = ()
+    sheets: dict[str, str] = field(default_factory=dict)
+    """Character -> its sheet, as written."""
 
     def texts(self) -> list[str]:
         """What a tokenizer may learn from: the training side alone."""
@@ -43,21 +45,66 @@ class Corpus:
 
 def prepare(config: DataConfig, seed: int) -> Corpus:
     """Read or compose what `config` names, and split it. Raises ValueError for a source that cannot be used."""
-    if config.kind == "persona":
-        train, held_out = grow_conversations(load_persona(config.source), config.conversations, seed, config.held_out)
-        if not held_out:
-            raise ValueError(f"{config.source}: nothing can be held out; give topics more asks that are like no other")
-        return _chat_corpus(train, held_out, "by clean prompt, before casing, typos and slots vary it")
+    if config.kind in ("persona", "mix"):
+        return _characters(parse_mix(config.source) if config.kind == "mix" else {config.source: 1.0}, config, seed)
     if config.kind == "chats":
-        conversations = read_chats(Path(config.source))
-    elif config.source == "shakespeare":
-        text = read_shakespeare()
-    else:
-        text = read_text(Path(config.source))
+        chats = read_chats(config.sources, config.chat_format)
+        corpus = _named(config.sources, split_chats, chats.conversations, config.held_out)
+        corpus.report.update(chats.report())
+        return corpus
+    text = read_shakespeare() if config.source == "shakespeare" else read_text(Path(config.source))
+    return _named([config.source], split_text, text)
+
+
+def _named(sources: Sequence[str], split: Callable[..., Corpus], *given: Any) -> Corpus:
+    """Splits what was read, and says where it is from if it cannot be split."""
     try:
-        return split_chats(conversations, config.held_out) if config.kind == "chats" else split_text(text)
+        return split(*given)
     except ValueError as error:
-        raise ValueError(f"{config.source}: {error}") from None
+        raise ValueError(f"{', '.join(sources)}: {error}") from None
+
+
+def parse_mix(mix: str) -> dict[str, float]:
+    """`fish:0.5,cat:0.5` -> the characters (names or sheets) and their shares, which sum to one."""
+    shares: dict[str, float] = {}
+    for entry in mix.split(","):
+        source, _, weight = entry.strip().rpartition(":")
+        try:
+            share = float(weight)
+        except ValueError:
+            share = 0.0
+        if not source or not 0 < share < math.inf:
+            raise ValueError(f"a mix is written fish:0.5,cat:0.5 (a character, a colon, its share), not {mix!r}")
+        if source in shares:
+            raise ValueError(f"{source!r} is in the mix twice; give it one share")
+        shares[source] = share
+    if len(shares) < 2:
+        raise ValueError(f"a mix needs two characters or more, as in fish:0.5,cat:0.5; for one: barreleye train {mix}")
+    return {source: share / sum(shares.values()) for source, share in shares.items()}
+
+
+def _characters(sources: dict[str, float], config: DataConfig, seed: int) -> Corpus:
+    """Conversations of one character or several, each called by the name of its sheet."""
+    sheets: dict[str, str] = {}
+    shares: dict[str, tuple[Persona, int]] = {}
+    for source, share in sources.items():
+        persona, path = load_persona(source), sheet_path(source)
+        if path.stem in shares:
+            raise ValueError(f"two characters are called {path.stem!r}; rename one of the sheets")
+        sheets[path.stem] = path.read_text(encoding="utf-8-sig")
+        shares[path.stem] = persona, max(1, round(config.conversations * share))
+    sides = compose(shares, seed, config.held_out)
+    if not sides.held_out:
+        raise ValueError(f"{config.source}: nothing can be held out; give topics more asks that are like no other")
+    corpus = _chat_corpus(sides.train, sides.held_out, "by clean prompt, before casing, typos and slots vary it")
+    topics = {name: list(persona.unseen) for name, (persona, _) in shares.items()}
+    return dataclasses.replace(
+        corpus,
+        report=corpus.report | {"unseen_topics": topics, "unseen_fillers": sides.unseen_fillers},
+        unseen_topics=sides.unseen_topics,
+        unseen_rows=sides.unseen_rows,
+        sheets=sheets,
+    )
 
 
 def split_text(text: str) -> Corpus:
@@ -104,137 +151,3 @@ def _first_prompt(conversation: Conversation) -> str:
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
-
-
-# Files -------------------------------------------------------------------------------------------------------------
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file. Raises ValueError, naming file and line, for anything else."""
-    try:
-        if path.is_char_device() or path.is_block_device():
-            raise ValueError(f"{path}: is a device; name a file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: is larger than {MAX_BYTES // 2**30} GiB; learn from a part of it")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; check its name") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder; name a file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file that can") from None
-    if not data.strip():
-        raise ValueError(f"{path}: is empty; name a file with text in it")
-    if b"\0" in data:
-        raise ValueError(f"{path}:{_line_at(data, data.index(0))}: has a NUL byte; this is not a text file")
-    for number, row in enumerate(io.BytesIO(data), 1):
-        if len(row) > MAX_LINE_BYTES:
-            raise ValueError(
-                f"{path}:{number}: a line of {len(row):,} bytes; text has line ends (at most {MAX_LINE_BYTES:,})"
-            )
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = _line_at(data, error.start)
-        raise ValueError(f"{path}:{line}: is not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
-
-
-def _line_at(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
-
-
-def read_chats(path: Path) -> list[Conversation]:
-    """Chats from JSON lines, each `{"messages": [{"role": ..., "content": ...}, ...]}` or `{"prompt", "response"}`."""
-    conversations = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                conversations.append(_conversation(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}:{number}: is not JSON ({error.msg}); chats are one JSON object a line"
-                ) from None
-            except RecursionError:
-                raise ValueError(f"{path}:{number}: is nested too deeply for a chat; see its brackets") from None
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
-    return conversations
-
-
-def _conversation(row: Any) -> Conversation:
-    if not isinstance(row, dict):
-        raise ValueError(f"a chat is a JSON object, not {type(row).__name__}")
-    if "prompt" in row and "response" in row:
-        row = {
-            "messages": [
-                {"role": "user", "content": row["prompt"]},
-                {"role": "assistant", "content": row["response"]},
-            ]
-        }
-    turns = row.get("messages")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError('has no "messages" (a list of {"role", "content"}) nor "prompt" and "response"')
-    messages = []
-    for turn in turns:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = turn.get("content") if isinstance(turn, dict) else None
-        if role not in ROLES or not isinstance(content, str):
-            raise ValueError(f'a message needs a "role" ({", ".join(ROLES)}) and a "content" in quotes')
-        if role != "system" and not content.strip():
-            raise ValueError(f"an empty message of the {role}; fill it in, or remove the chat")
-        if LONE_SURROGATE.search(content):
-            raise ValueError(f"half a character (a lone surrogate) in a message of the {role}; remove it")
-        messages.append(Message(role, content, bool(turn.get("shared", False))))
-    if not {"user", "assistant"} <= {message.role for message in messages}:
-        raise ValueError("a chat needs a message of the user and one of the assistant")
-    topic = row.get("topic", "")
-    return Conversation(tuple(messages), topic if isinstance(topic, str) and not LONE_SURROGATE.search(topic) else "")
-
-
-def chat_line(conversation: Conversation) -> str:
-    """A chat as one JSON line, as `read_chats` reads it."""
-    messages = [
-        {"role": m.role, "content": m.content} | ({"shared": True} if m.shared else {}) for m in conversation.messages
-    ]
-    return json.dumps({"messages": messages, "topic": conversation.topic}, ensure_ascii=False)
-
-
-# Tiny Shakespeare --------------------------------------------------------------------------------------------------
-
-
-def read_shakespeare(fetch: Callable[[str], bytes] | None = None) -> str:
-    """Tiny Shakespeare (Karpathy 2015; 1,115,394 bytes), fetched once and kept in the user's cache folder."""
-    file = cache_folder() / "tinyshakespeare.txt"
-    if not (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == SHAKESPEARE_SHA256):
-        try:
-            data = (fetch or _fetch)(SHAKESPEARE_URL)
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error)).strip()
-            raise ValueError(
-                f"tiny Shakespeare could not be fetched ({reason}); name a file of your own: --text FILE"
-            ) from None
-        if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
-            raise ValueError("what was fetched is not tiny Shakespeare (its SHA-256 differs); name a file: --text FILE")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(data)
-        partial.replace(file)
-    return read_text(file)
-
-
-def _fetch(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return answer.read(4 * 2**20)
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
-        raise
-
-
-def cache_folder() -> Path:
-    """Where this user's programs keep what they can fetch again."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "barreleye"
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "barreleye"
-    return Path.home() / ".cache" / "barreleye"

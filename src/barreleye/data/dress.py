@@ -1,10 +1,16 @@
 """How people type: `dress` writes a clean prompt the way one might; `normalize` undoes all but typos."""
 
 import random
+import re
+import string
 import unicodedata
+from collections.abc import Collection, Iterable
+from functools import cache
 
-TYPO_RATE = 0.06
-_MARKS = "?!. "
+TYPO_RATE = 0.1
+_SENTENCE_START = re.compile(r"(^|[.!?][\"')]*\s+|\n)([\"'(]*)([^\W\d_])")
+_LONE_I = re.compile(r"(?<![\w'-])i(?![\w-])")
+MARKS = "?!. "
 _QWERTY = (
     "q:wa w:qes e:wrd r:etf t:ryg y:tuh u:yij i:uok o:ipl p:ol a:qsz s:adwx d:sfec f:dgrv g:fhtb h:gjyn "
     "j:hkum k:jli l:ko z:xa x:zcs c:xvd v:cbf b:vng n:bmh m:nj"
@@ -35,11 +41,16 @@ def normalize(text: str) -> str:
     return " ".join(words) if text.isascii() else unicodedata.normalize("NFKC", " ".join(words))
 
 
-def dress(text: str, rng: random.Random) -> str:
-    """Write a clean prompt as a person might: casing, final marks, now and then one typo. Never empty."""
+def dress(text: str, rng: random.Random, names: Collection[str] = (), told: Collection[str] = ()) -> str:
+    """Write a clean prompt as a person might: casing, final marks, now and then one typo. Never empty.
+
+    names: words in it that those who write capitals write with one. told: words that come without a typo, as nobody
+    could tell what was meant.
+    """
     if rng.random() < TYPO_RATE:
-        text = typo(text, rng)
-    bare = text.rstrip(_MARKS)
+        mistyped = typo(text, rng)
+        text = mistyped if all(_word(word).search(mistyped) for word in told) else text
+    bare = text.rstrip(MARKS)
     if not bare:  # "?" or "...": the marks are all there is
         return text
     roll = rng.random()
@@ -53,8 +64,35 @@ def dress(text: str, rng: random.Random) -> str:
     if roll < 0.10:
         return text.upper()
     if roll < 0.35:  # who writes a capital at the start also writes "I"
-        return text[0].upper() + text[1:].replace(" i ", " I ").replace(" i'", " I'")
+        text = capital_names(text, names)
+        return text[0].upper() + _LONE_I.sub("I", text[1:])
+    if roll < 0.40:
+        return capital_names(text, names)
     return text
+
+
+def sentence_case(text: str) -> str:
+    """Capitals where sentences and lines begin, and for a lone "i"."""
+    text = _SENTENCE_START.sub(lambda match: match[1] + match[2] + match[3].upper(), text)
+    return _LONE_I.sub("I", text)
+
+
+def capital_names(text: str, names: Iterable[str]) -> str:
+    """The given words with capitals, wherever they stand alone."""
+    for name in names:
+        text = _word(name).sub(string.capwords(name), text)
+    return text
+
+
+def as_typed(word: str, text: str) -> str:
+    """The word as it stands in a dressed text: as it is, with capitals, or in capitals."""
+    spellings = (word, string.capwords(word), word.upper())
+    return next((spelling for spelling in spellings if _word(spelling).search(text)), word)
+
+
+@cache
+def _word(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
 
 
 def typo(text: str, rng: random.Random) -> str:

@@ -1,7 +1,9 @@
 """Reading a character sheet from YAML: whatever is wrong with it gives one clear line, with its place."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import yaml
 from pydantic import ValidationError
@@ -12,7 +14,18 @@ from barreleye.data.sheet import FollowUp, Persona, Place, Topic, did_you_mean
 MAX_BYTES = 2_000_000
 MAX_YAML_DEPTH = 8  # a sheet needs 6
 _FOLDER = Path(__file__).with_name("personas")
+_NEW_SHEET = Path(__file__).with_name("new_sheet.yaml")
+_NAME_THERE = "NAME"  # what it calls its character
+_NAME = re.compile(r"[^\W\d_][\w' -]{0,39}")
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster, and takes [why?] unquoted
+
+
+class SheetFile(NamedTuple):
+    """A character sheet as it stands in its file. `line_of` takes a place, such as ("topics", "food", "ask", 3)."""
+
+    persona: Persona
+    file: str
+    line_of: Callable[[Place], int]
 
 
 class _Fail(Protocol):
@@ -24,13 +37,22 @@ def persona_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
+def sheet_path(name_or_path: str | Path) -> Path:
+    """Where the sheet of a built-in character lies, or the path itself."""
+    return _FOLDER / f"{name_or_path}.yaml" if name_or_path in persona_names() else Path(name_or_path)
+
+
 def load_persona(name_or_path: str | Path) -> Persona:
     """Read a character sheet: one of `persona_names()`, or the path of a YAML file.
 
     Raises ValueError, one line of "file:line: what is wrong; what to do".
     """
-    names = persona_names()
-    path = _FOLDER / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
+    return read_sheet(name_or_path).persona
+
+
+def read_sheet(name_or_path: str | Path) -> SheetFile:
+    """A character sheet and the lines of its parts; raises ValueError as `load_persona` does."""
+    names, path = persona_names(), sheet_path(name_or_path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -43,7 +65,24 @@ def load_persona(name_or_path: str | Path) -> Persona:
     return _read(data, path.name if path.parent == _FOLDER else str(path))
 
 
-def _read(data: bytes, file: str) -> Persona:
+def write_new_sheet(name: str, path: Path | None = None) -> Path:
+    """A small complete sheet for a character of that name, to start from; it goes to NAME.yaml unless told otherwise.
+
+    Raises ValueError for a name that a line cannot hold, and for a file that is there already.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name to write in a sheet; use letters, digits and spaces, 40 at most")
+    path = path or Path(re.sub(r"\W+", "_", name.lower()) + ".yaml")
+    text = _NEW_SHEET.read_text(encoding="utf-8").replace(_NAME_THERE, name)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ValueError(f"{path}: is there already; remove it, or name another file with --out") from None
+    return path
+
+
+def _read(data: bytes, file: str) -> SheetFile:
     def fail(line: int, problem: str) -> NoReturn:
         raise ValueError(f"{file}:{line}: {problem}") from None
 
@@ -67,7 +106,7 @@ def _read(data: bytes, file: str) -> Persona:
     if root is None:
         fail(1, "the sheet is empty; it needs a name, topics and confused")
     try:
-        return Persona.model_validate(_plain(root, fail))
+        return SheetFile(Persona.model_validate(_plain(root, fail)), file, lambda place: _line(root, place))
     except ValidationError as invalid:
         found = [(_line(root, _place(error)), error) for error in invalid.errors()]
         # A misspelt key is also a missing one; the misspelling says more.
@@ -98,6 +137,11 @@ _KINDS = {
 }
 
 
+_FLAGS = {
+    name for model in (Persona, FollowUp) for name, about in model.model_fields.items() if about.annotation is bool
+}
+
+
 class _NotText:
     """A scalar that YAML reads as something other than text."""
 
@@ -106,11 +150,13 @@ class _NotText:
         self.problem = f"YAML reads {node.value!r} here as {kind}, not as text; quote it"
 
 
-def _plain(node: yaml.Node, fail: _Fail) -> Any:
-    """The dicts, lists and strings of a node; anything else is _NotText, for Pydantic to refuse."""
+def _plain(node: yaml.Node, fail: _Fail, flag: bool = False) -> Any:
+    """The dicts, lists and strings of a node; anything else is _NotText, for Pydantic to refuse. flag: yes or no."""
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, fail) for child in node.value]
     if isinstance(node, yaml.ScalarNode):
+        if flag and node.tag == "tag:yaml.org,2002:bool":
+            return node.value.lower() in ("true", "yes", "on")
         return node.value if node.tag == "tag:yaml.org,2002:str" else _NotText(node)
     mapping: dict[str, Any] = {}
     for key_node, child in node.value:
@@ -121,7 +167,7 @@ def _plain(node: yaml.Node, fail: _Fail) -> Any:
             fail(line, "a list or mapping where a key should be; put a line that starts with { or [ in quotes")
         if key in mapping:
             fail(line, f"the key {key!r} twice; keep one")
-        mapping[key] = _plain(child, fail)
+        mapping[key] = _plain(child, fail, flag=key in _FLAGS)
     return mapping
 
 
@@ -163,6 +209,8 @@ def _explain(error: ErrorDetails) -> str:
         return f"{subject} is empty; fill it in or remove it"
     if isinstance(given, _NotText) and kind == "string_type":
         return given.problem
+    if kind.startswith("bool"):
+        return f"{subject} is yes or no; write true or false"
     if kind == "string_type":
         return 'text expected, YAML reads a list or mapping here; quote a line with ": " in it or { at its start'
     if kind == "tuple_type":

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from barreleye import run as runs
 from barreleye.config import Config, DataConfig, did_you_mean
 from barreleye.data.batches import ChatBatches, HeldOutBatch, TextBatches, encode_text, map_if_large
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation
-from barreleye.data.corpus import Corpus, prepare
+from barreleye.data.chats import left_out_line
+from barreleye.data.corpus import Corpus, parse_mix, prepare
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 from barreleye.model.count import count
 from barreleye.model.parts import check_parts
@@ -25,7 +26,7 @@ from barreleye.run import Run
 from barreleye.training.device import memory_of, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
-from barreleye.training.recorder import Line, Recorder, sample_prompts
+from barreleye.training.recorder import Line, Prompt, Recorder, sample_prompts
 
 QUICK_LOOK = 400  # held-out chats scored on the way; the end scores them all
 QUICK_TOKENS = 20_000  # likewise for text
@@ -37,8 +38,9 @@ Say = Callable[[str], None]
 def grow(
     persona: str | None = None,
     *,
+    mix: str | None = None,
     text: str | Path | None = None,
-    chats: str | Path | None = None,
+    chats: str | Path | Sequence[str | Path] | None = None,
     preset: str | None = None,
     out: str | Path | None = None,
     from_run: str | Path | Run | None = None,
@@ -47,27 +49,29 @@ def grow(
 ) -> Run:
     """Grow a model and return its run.
 
-    Learns from one of: `persona` (a character's name or sheet), `text` (a file, or "shakespeare"), `chats` (a JSONL
-    file). `options` are fields of ModelConfig, TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for
-    text, `fish` for the rest). `from_run` starts from that run's weights and tokenizer instead of fresh ones. Raises
-    ValueError for what cannot be used.
+    Learns from one of: `persona` (a character's name or sheet), `mix` (several, as "fish:0.5,cat:0.5"), `text` (a
+    file, or "shakespeare"), `chats` (files, or the name of a data set). `options` are fields of ModelConfig,
+    TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for text, `fish` for the rest). `from_run`
+    starts from that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
     """
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
-    config = configure(persona, text, chats, preset, source, options)
+    config = configure(dict(persona=persona, mix=mix, text=text, chats=chats), preset, source, options)
     config = dataclasses.replace(config, train=resolve(config.train))
     check_memory(config)
     path = free_name(config.data) if out is None else Path(out)
     runs.check_free(path)
     say: Say = (lambda line: None) if quiet else print
-    say(f"reading {config.data.kind} {config.data.source}")
+    say(f"reading {config.data.kind} {', '.join(config.data.sources)}")
     corpus = prepare(config.data, config.train.seed)
+    if left_out := left_out_line(corpus.report):
+        say(left_out)
     tokenizer = source.tokenizer if source else learn_tokenizer(config.data, corpus)
     say(f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     try:
         data = encode(corpus, tokenizer, config, path / "cache")
     except ValueError as error:
-        raise ValueError(f"{config.data.source}: {error}") from None
+        raise ValueError(f"{', '.join(config.data.sources)}: {error}") from None
     torch.manual_seed(config.train.seed)
     with memory_errors():
         model = Transformer(config.model)
@@ -104,22 +108,22 @@ def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run
 
 
 def configure(
-    persona: str | None,
-    text: str | Path | None,
-    chats: str | Path | None,
+    sources: Mapping[str, str | Path | Sequence[str | Path] | None],
     preset: str | None,
     source: Run | None,
     options: dict[str, Any],
 ) -> Config:
-    """Preset (or the earlier run's shape), then options. Raises ValueError for a knob or value that does not exist."""
+    """What to learn from, by kind; preset (or the earlier run's shape), then options.
+
+    Raises ValueError for a knob or value that does not exist."""
     named = [
-        (kind, str(given))
-        for kind, given in (("persona", persona), ("text", text), ("chats", chats))
+        (kind, str(given) if isinstance(given, str | Path) else "\n".join(map(str, given)))
+        for kind, given in sources.items()
         if given is not None
     ]
     if len(named) > 1:
         raise ValueError(f"learn from one thing at a time, not {' and '.join(kind for kind, _ in named)}")
-    base = knobs.preset(preset if preset is not None else "fish" if text is None else "tiny")
+    base = knobs.preset(preset if preset is not None else "fish" if sources["text"] is None else "tiny")
     if source and preset is not None:
         raise ValueError("--from keeps the earlier run's shape; leave out --preset")
     config = Config(DataConfig(), base.model, base.train)
@@ -178,8 +182,9 @@ def memory_errors() -> Iterator[None]:
 
 
 def free_name(data: DataConfig) -> Path:
-    """runs/fish, or runs/fish-2 where that exists."""
-    stem = Path(data.source).stem or data.kind
+    """runs/fish, or runs/fish-2 where that exists; runs/fish-cat for a mix."""
+    names = parse_mix(data.source) if data.kind == "mix" else data.sources[:1]
+    stem = "-".join(Path(name).stem for name in names) or data.kind
     n, path = 1, runs.RUNS / stem
     while path.exists():
         n, path = n + 1, runs.RUNS / f"{stem}-{n + 1}"
@@ -204,7 +209,7 @@ class Material:
     batches: ChatBatches | TextBatches
     held_out: Callable[[], Iterable[HeldOutBatch]]
     quick: Callable[[], Iterable[HeldOutBatch]]  # the beginning of the held-out side, looked at on the way
-    prompts: list[str]
+    prompts: list[Prompt]
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> Material:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from barreleye.config import TrainConfig
 from barreleye.data.batches import IGNORE
 from barreleye.training.device import autocast, kind_of, random_states, resolve, set_random_states
+from barreleye.training.loss import summed_cross_entropy
 from barreleye.training.optimizer import (
     make_optimizers,
     optimizer_tensors,
@@ -155,9 +155,7 @@ def accumulate_gradients(learner: Learner, batches: Batches, config: TrainConfig
         tokens_BT, targets_BT = tokens_BT.to(config.device), targets_BT.to(config.device)
         with autocast(config):
             logits_BTV = learner.model(tokens_BT)
-        loss = F.cross_entropy(
-            logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        loss = summed_cross_entropy(logits_BTV, targets_BT)
         learner.scaler.scale(loss).backward()
         loss_sum += loss.item()
     return loss_sum, max(1, learned), read

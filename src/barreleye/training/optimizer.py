@@ -2,19 +2,21 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from barreleye.config import TrainConfig
+from barreleye.training.device import DTYPES
+from barreleye.training.muon import Muon
 
 ADAM_BETAS = (0.9, 0.95)
 MUON_MOMENTUM = 0.95
-NEWTON_SCHULZ_STEPS = 3  # five orthogonalize better; three cost less, and the direction is what matters
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW (Loshchilov and Hutter 2019) with decay on matrices only; with `muon`, the matrices inside the blocks go
-    to Muon (Jordan et al. 2024), which makes every direction of an update equally large."""
+    to Muon, which makes every direction of an update equally large."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     block_matrices = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
     muon = block_matrices if config.optimizer == "muon" else []
@@ -28,15 +30,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=ADAM_BETAS, fused=True)
     ]
     if muon:
-        optimizers.append(
-            Muon(
-                muon,
-                lr=config.muon_rate,
-                momentum=MUON_MOMENTUM,
-                ns_steps=NEWTON_SCHULZ_STEPS,
-                weight_decay=0.0,
-            )
-        )
+        optimizers.append(Muon(muon, config.muon_rate, MUON_MOMENTUM, DTYPES.get(config.precision, torch.float32)))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

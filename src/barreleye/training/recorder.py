@@ -26,6 +26,8 @@ SAMPLE_LENGTH = 48
 SAMPLE_CHARACTERS = 200
 
 Line = dict[str, Any]
+Prompt = tuple[str, str]
+"""The character that is asked (empty where there is but one), and what it is asked."""
 
 
 class Recorder:
@@ -36,7 +38,7 @@ class Recorder:
         run: Run,
         config: TrainConfig,
         held_out: Callable[[], Iterable[HeldOutBatch]],
-        prompts: list[str],
+        prompts: list[Prompt],
         show: Callable[[Line], None],
         should_stop: Callable[[], bool],
     ) -> None:
@@ -84,11 +86,11 @@ class Recorder:
         """What the model answers now: to fixed prompts greedily, or how it goes on with a text, with a fixed seed."""
         model = step.learner.model.eval()
         answers = []
-        for prompt in self.prompts:
+        for system, prompt in self.prompts:
             if self.tokenizer.special_ids:
                 reply = ""  # to a prompt that a small context has no room for
                 with contextlib.suppress(ValueError):
-                    reply = Chat(model, self.tokenizer, Sampling(temperature=0)).ask(prompt)  # type: ignore[arg-type]
+                    reply = Chat(model, self.tokenizer, Sampling(temperature=0), system).ask(prompt)  # type: ignore[arg-type]
             else:
                 pieces = generate(model, self.tokenizer, prompt, SAMPLE_LENGTH * 3, Sampling(seed=1))  # type: ignore[arg-type]
                 reply = "".join(pieces)
@@ -104,14 +106,15 @@ class Recorder:
         self.file.close()
 
 
-def sample_prompts(held_out: Iterable[Conversation] | str) -> list[str]:
+def sample_prompts(held_out: Iterable[Conversation] | str) -> list[Prompt]:
     """The first unseen prompts of different topics, or a line's beginning of the held-out text."""
     if isinstance(held_out, str):
-        return [held_out.lstrip()[:SAMPLE_CHARACTERS].split("\n", 1)[0][:40] or held_out[:1]]
-    prompts: dict[str, str] = {}
+        return [("", held_out.lstrip()[:SAMPLE_CHARACTERS].split("\n", 1)[0][:40] or held_out[:1])]
+    prompts: dict[str, Prompt] = {}
     for conversation in held_out:
+        system = next((m.content for m in conversation.messages if m.role == "system"), "")
         first = next(m for m in conversation.messages if m.role == "user")
-        prompts.setdefault(conversation.topic, first.content)
+        prompts.setdefault(conversation.topic, (system, first.content))
         if len(prompts) == SAMPLES:
             break
     return list(dict.fromkeys(prompts.values()))

@@ -1,0 +1,317 @@
+"""Chats from elsewhere -> conversations: JSON, CSV and Parquet files, data sets by name, in the usual shapes.
+
+A row that does not fit is left out, with its place and the reason; nothing is dropped without a word.
+"""
+
+import csv
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from barreleye.data.chat_format import ROLES, Conversation, Message
+from barreleye.data.text import check_file, read_text
+
+LEFT_OUT_KEPT = 100  # rows left out that the report lists; the rest are counted
+LEFT_OUT_NAMED = 3  # of them, in one line
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+DATA_SET = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")  # owner/name, or owner/name/configuration
+NEEDS_EXTRA = "takes packages that are not installed; pip install 'barreleye[chats]'"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is no chat. line: of the file, from 1; in Parquet and data sets, the number of the row."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Chats:
+    """The conversations that were read, in order, and the rows that were left out."""
+
+    conversations: list[Conversation]
+    left_out: list[LeftOut]
+
+    def report(self) -> dict[str, Any]:
+        """For `data/report.json`."""
+        return {
+            "rows": len(self.conversations) + len(self.left_out),
+            "rows_left_out_count": len(self.left_out),
+            "rows_left_out": [asdict(row) for row in self.left_out[:LEFT_OUT_KEPT]],
+        }
+
+
+def read_chats(sources: Sequence[str | Path], chat_format: str = "auto") -> Chats:
+    """Chats from files (.json, .jsonl, .csv, .parquet) and Hugging Face data sets (owner/name, every split of it).
+
+    chat_format: a key of FORMATS; `auto` takes for each row the first one whose keys it has. Raises ValueError for a
+    source that cannot be read, or of which no row fits.
+    """
+    conversations: list[Conversation] = []
+    left_out: list[LeftOut] = []
+    for source in sources:
+        before, failed = len(conversations), len(left_out)
+        for file, line, row in _rows(source):
+            try:
+                conversations.append(_conversation(row, chat_format))
+            except ValueError as error:
+                left_out.append(LeftOut(file, line, str(error)))
+        if len(conversations) == before:
+            raise ValueError(str(left_out[failed]) if len(left_out) > failed else f"{source}: has no rows")
+    return Chats(conversations, left_out)
+
+
+def left_out_line(report: dict[str, Any]) -> str:
+    """What a report says of rows left out, in one line; empty where there are none."""
+    count = report.get("rows_left_out_count", 0)
+    if not count:
+        return ""
+    named = [f"{row['file']}:{row['line']} ({row['reason']})" for row in report["rows_left_out"][:LEFT_OUT_NAMED]]
+    more = f", and {count - len(named):,} more" if count > len(named) else ""
+    return f"{count:,} of {report['rows']:,} rows left out: {', '.join(named)}{more}"
+
+
+# Our own files -----------------------------------------------------------------------------------------------------
+
+
+def chat_line(conversation: Conversation) -> str:
+    """A chat as one JSON line, as `read_chat_lines` reads it."""
+    messages = [
+        {"role": m.role, "content": m.content} | ({"shared": True} if m.shared else {}) for m in conversation.messages
+    ]
+    return json.dumps({"messages": messages, "topic": conversation.topic}, ensure_ascii=False)
+
+
+def read_chat_lines(path: Path) -> list[Conversation]:
+    """What `chat_line` wrote. Raises ValueError for any row that does not fit: such a file is damaged."""
+    chats = read_chats([path], "messages")
+    if chats.left_out:
+        raise ValueError(str(chats.left_out[0]))
+    return chats.conversations
+
+
+# A row -> a conversation ---------------------------------------------------------------------------------------------
+
+Turn = tuple[Any, Any, Any]
+"""Role, content, whether it is shared; not checked yet."""
+
+
+def _messages(row: dict[str, Any]) -> list[Turn]:
+    return [(turn.get("role"), turn.get("content"), turn.get("shared")) for turn in _list_of(row, "messages")]
+
+
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def _sharegpt(row: dict[str, Any]) -> list[Turn]:
+    turns = _list_of(row, "conversations")
+    for turn in turns:
+        if not isinstance(role := turn.get("from"), str) or role not in SHAREGPT_ROLES:
+            raise ValueError(f'a turn needs a "from" ({", ".join(SHAREGPT_ROLES)}), not {_short(role)}')
+    return [(SHAREGPT_ROLES[turn["from"]], turn.get("value"), False) for turn in turns]
+
+
+def _instruction(row: dict[str, Any]) -> list[Turn]:
+    asked, context = row["instruction"], row.get("input") or ""
+    if isinstance(asked, str) and isinstance(context, str):
+        asked = f"{asked}\n\n{context}".strip()
+    return [("user", asked, False), ("assistant", row["output"], False)]
+
+
+def _pair(prompt: str, reply: str) -> Callable[[dict[str, Any]], list[Turn]]:
+    return lambda row: [("user", row[prompt], False), ("assistant", row[reply], False)]
+
+
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], list[Turn]]]] = {
+    "messages": (("messages",), _messages),
+    "sharegpt": (("conversations",), _sharegpt),
+    "prompt": (("prompt", "response"), _pair("prompt", "response")),
+    "instruction": (("instruction", "output"), _instruction),
+    "input": (("input", "output"), _pair("input", "output")),
+}
+"""Format -> the keys by which it is recognized, and how its turns are found. The order matters: an instruction may
+have an input too."""
+
+
+def _conversation(row: Any, chat_format: str) -> Conversation:
+    """Raises ValueError where the row does not fit."""
+    if isinstance(row, ValueError):
+        raise row
+    if not isinstance(row, dict):
+        raise ValueError(f"a chat is a JSON object, not {type(row).__name__}")
+    if None in row:
+        raise ValueError("has more cells than the header; put a cell with a comma in it in quotes")
+    formats = FORMATS if chat_format == "auto" else {chat_format: FORMATS[chat_format]}
+    for keys, turns_of in formats.values():
+        if all(row.get(key) is not None for key in keys):
+            return Conversation(_checked(turns_of(row)), _topic(row))
+    wanted = "; ".join(" and ".join(f'"{key}"' for key in keys) for keys, _ in formats.values())
+    has = ", ".join(str(key) for key, value in row.items() if value is not None) or "nothing"
+    raise ValueError(f"has no {wanted} (it has {_short(has)})")
+
+
+def _checked(turns: list[Turn]) -> tuple[Message, ...]:
+    for role, content, _ in turns:
+        if role not in ROLES:
+            raise ValueError(f'a message needs a "role" ({", ".join(ROLES)}), not {_short(role)}')
+        if not isinstance(content, str):
+            raise ValueError(f"the content of a message is text, not {_short(content)}")
+        if role != "system" and not content.strip():
+            raise ValueError(f"an empty message of the {role}; fill it in, or remove the chat")
+        if LONE_SURROGATE.search(content):
+            raise ValueError(f"half a character (a lone surrogate) in a message of the {role}; remove it")
+    if not {"user", "assistant"} <= {role for role, _, _ in turns}:
+        raise ValueError("a chat needs a message of the user and one of the assistant")
+    return tuple(Message(role, content, bool(shared)) for role, content, shared in turns)
+
+
+def _topic(row: dict[str, Any]) -> str:
+    topic = row.get("topic")
+    return topic if isinstance(topic, str) and not LONE_SURROGATE.search(topic) else ""
+
+
+def _list_of(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    turns = row[key]
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f'"{key}" must be a list of objects, not {_short(turns)}')
+    return turns
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 50 else f"{text[:47]}..."
+
+
+# A source -> its rows ------------------------------------------------------------------------------------------------
+
+Row = Any
+"""What stands at a line, or the ValueError that says why it cannot be read."""
+
+
+def _rows(source: str | Path) -> Iterator[tuple[str, int, Row]]:
+    """(file, line, row) for each row."""
+    path = Path(source)
+    kind = path.suffix.lower()
+    if kind not in READERS and not path.is_file() and DATA_SET.fullmatch(str(source)):
+        yield from _data_set(str(source))
+    else:
+        for line, row in READERS.get(kind, _json)(path):
+            yield str(path), line, row
+
+
+def _json(path: Path) -> Iterator[tuple[int, Row]]:
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        yield from _array(path, text)
+        return
+    for line, written in enumerate(text.split("\n"), 1):
+        if written.strip():
+            yield line, _loads(written)
+
+
+def _loads(written: str) -> Row:
+    try:
+        return json.loads(written)
+    except json.JSONDecodeError as error:
+        return ValueError(f"is not JSON ({error.msg}); chats are one JSON object a line")
+    except RecursionError:
+        return ValueError("is nested too deeply for a chat; see its brackets")
+    except ValueError as error:  # a number of more digits than Python reads
+        return error
+
+
+def _array(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """The elements of one JSON array, each with the line it begins on."""
+    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
+    line, counted = 1, 0
+
+    def skip(position: int) -> int:
+        nonlocal line, counted
+        position = space.match(text, position).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, position), position
+        return position
+
+    position = skip(skip(0) + 1)
+    goes_on = text[position : position + 1] != "]"
+    while goes_on:
+        try:
+            row, position = decoder.raw_decode(text, position)
+        except RecursionError:
+            raise ValueError(f"{path}:{line}: is nested too deeply for a chat; see its brackets") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from None
+        except ValueError as error:  # a number of more digits than Python reads
+            raise ValueError(f"{path}:{line}: {error}") from None
+        yield line, row
+        position = skip(position)
+        goes_on = text[position : position + 1] == ","
+        if goes_on:
+            position = skip(position + 1)
+    if text[position:].strip() != "]":
+        raise ValueError(f"{path}:{line}: is not JSON (the array must go on with a comma, or end with its bracket)")
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows by the names of the header, read without regard to case."""
+    reader, before = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 0
+    try:
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        before = reader.line_num
+        for row in reader:
+            yield before + 1, row
+            before = reader.line_num
+    except csv.Error as error:
+        raise ValueError(f"{path}:{before + 1}: is not CSV ({error}); see its quotes") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    check_file(path)
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet {NEEDS_EXTRA}") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from enumerate(rows, 1)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: is not whole Parquet ({error})") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+    ".json": _json,
+    ".jsonl": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def _data_set(source: str) -> Iterator[tuple[str, int, Row]]:
+    """Every split of a data set that `datasets` can load: from a folder of that name, or from the Hugging Face Hub."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"{source}: there is no such file, and a data set {NEEDS_EXTRA}") from None
+    owner, name, *configuration = source.split("/")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would tell of each try to reach the Hub
+    try:
+        # Streamed: what is kept are our conversations, not the tables too.
+        splits = datasets.load_dataset(f"{owner}/{name}", *configuration, streaming=True)
+        for split, rows in splits.items():
+            for number, row in enumerate(rows, 1):
+                yield f"{source}[{split}]", number, row
+    except Exception as error:  # its own, of the network and of every format it knows: there is no common one
+        raise ValueError(
+            f"{source}: is no file, and no data set that can be loaded ({error}); check its name"
+        ) from None
