@@ -6,6 +6,7 @@ Nothing heavy is imported before the verb that needs it, so that `barreleye --he
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import itertools
 import os
@@ -106,9 +107,12 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from where it stopped.")] = None,
     from_run: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start from a run's weights.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on the way.")] = False,
+    talk: Annotated[bool, typer.Option("--talk", help="Chat with it as soon as it is grown.")] = False,
     **options: Any,
 ) -> None:
     """Grow a model from a character, a text or chats."""
+    if talk and text is not None:
+        raise ValueError("--talk is for characters and chats; a model of text goes on with it: barreleye generate RUN")
     if resume is not None:
         given = {
             "a character": persona,
@@ -125,10 +129,12 @@ def train(
     from barreleye.training import grow
 
     if resume is not None:
-        grow.resume(resume, quiet=quiet, **options)
+        run = grow.resume(resume, quiet=quiet, **options)
     else:
         sources: dict[str, Any] = dict(mix=mix, text=text, chats=chats)
-        grow.grow(persona, **sources, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
+        run = grow.grow(persona, **sources, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
+    if talk and run.step >= run.config.train.steps:  # not after Ctrl-C: who stops it wants to leave
+        chat(str(run.path))
 
 
 @app.command(rich_help_panel=TALK)
@@ -233,7 +239,7 @@ def evaluate(
     for each in opened:
         evaluation = None if again else judge.saved(each)
         if evaluation is None:
-            evaluation = judge.evaluate(each, lambda line, of=each.name: print(f"{of}: {line}", flush=True))
+            evaluation = judge.evaluate(each, functools.partial(print, f"{each.name}:", flush=True))
             judge.save(each, evaluation)
         report.write_evaluation_page(each, evaluation)
         evaluations.append(evaluation)

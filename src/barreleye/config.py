@@ -72,6 +72,7 @@ class ModelConfig(Knobs):
     qk_norm: bool = knob(False, "normalize queries and keys per head (RMSNorm)")
     dropout: float = knob(0.0, "share of activations dropped while training", least=0, most=0.99)
     init_std: float = knob(0.02, "standard deviation of the initial weights", least=0, most=100)
+    embed_std: float = knob(0.0, "that of embeddings and positions (0: as of the others)", least=0, most=100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,17 +95,21 @@ class ModelConfig(Knobs):
     def kv_heads(self) -> int:
         return self.n_kv_heads or self.n_heads
 
+    @property
+    def embedding_std(self) -> float:
+        return self.embed_std or self.init_std
+
 
 @dataclass(frozen=True)
 class TrainConfig(Knobs):
     """How a model learns. `auto` is resolved once, when training starts, and the answer is kept with the run."""
 
-    steps: int = knob(750, "optimizer steps", least=0, most=100_000_000)
+    steps: int = knob(850, "optimizer steps", least=0, most=100_000_000)
     batch_tokens: int = knob(2048, "tokens in a batch, padding included", least=1, most=100_000_000)
     accumulate: int = knob(1, "batches whose gradients are summed into one step", least=1, most=100_000)
     optimizer: str = knob("muon", "muon (on the block matrices, AdamW on the rest) or adamw", choices=("muon", "adamw"))
     learning_rate: float = knob(3e-3, "peak rate of AdamW", least=0, most=1e6)
-    muon_rate: float = knob(0.02, "peak rate of Muon, on the block matrices", least=0, most=1e6)
+    muon_rate: float = knob(0.014, "peak rate of Muon, on the block matrices", least=0, most=1e6)
     schedule: str = knob(
         "linear",
         "how the rate falls after warm-up: linear, cosine, wsd (stay, then fall in the last fifth), constant",
@@ -235,7 +240,7 @@ def _preset(
 
 
 PRESETS: dict[str, Preset] = {
-    "fish": _preset("the default character: GPT-2's block, four times", dict(init_std=0.05)),
+    "fish": _preset("the default character: GPT-2's block, four times", dict(init_std=0.05, embed_std=0.02)),
     "modern": _preset(
         "the fish's size, built as Llama is: RoPE, RMSNorm, SwiGLU, grouped heads",
         dict(n_kv_heads=2, d_ff=1152, positions="rope", norm="rmsnorm", activation="swiglu", bias=False),

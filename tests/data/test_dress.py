@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data import dress as module
-from barreleye.data.dress import capital_names, dress, normalize, sentence_case, typo
+from barreleye.data.dress import as_typed, capital_names, dress, normalize, sentence_case, typo
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,18 @@ def test_typos_are_one_step_away_and_about_ten_in_a_hundred():
 
 def test_who_writes_capitals_writes_names_with_them_and_nobody_mistypes_them():
     rng = random.Random(0)
-    seen = [dress("call me jean luc", rng, ["jean luc"]) for _ in range(3000)]
+    seen = [dress("call me jean luc", rng, ["jean luc"], told=["jean luc"]) for _ in range(3000)]
     assert {"call me jean luc", "Call me Jean Luc", "call me Jean Luc", "CALL ME JEAN LUC"} <= set(seen)
     assert "Call me jean luc" not in seen
     assert all("jean luc" in text.casefold() for text in seen)
     assert any("call me" not in text.casefold() for text in seen), "the other words still get typos"
+
+
+def test_what_was_told_is_said_back_as_it_was_typed():
+    assert as_typed("jean luc", "i am jean luc!") == "jean luc"
+    assert as_typed("jean luc", "I am Jean Luc") == "Jean Luc"
+    assert as_typed("jean luc", "I AM JEAN LUC") == "JEAN LUC"
+    assert as_typed("ann", "Anna is here") == "ann"
 
 
 def test_names_are_whole_words():

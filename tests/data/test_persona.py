@@ -127,10 +127,11 @@ def test_the_first_topic_is_that_of_the_conversation(persona, many):
 
 def test_bindings_carry_into_replies_and_follow_ups(persona):
     made = converse(persona, {"user_name": persona.topics["user_name"].ask}, 300, seed=0)
-    name, followed = re.compile(rf"\b({'|'.join(persona.slots['person'])})\b"), 0
+    name, followed = re.compile(rf"(?i)\b({'|'.join(persona.slots['person'])})\b"), 0
     for conversation in made:
+        typed = set(name.findall(conversation.messages[0].content))
         people = [set(name.findall(reply.content)) for _, reply in pairs(conversation)]
-        assert len(set.union(*people)) == 1
+        assert len(typed) == 1 and set.union(*people) == typed, "said back as it was typed"
         followed += any(prompt.shared for prompt, _ in pairs(conversation))
     assert followed > 50
 
@@ -203,8 +204,8 @@ def test_follow_up_prompts_are_dressed_and_replies_are_not(persona, many):
     asked = {m.content for c in many for m in c.messages if m.role == "user" and m.shared}
     assert {"why?", "WHY?", "Why", "why??"} <= asked
     said = {m.content for c in many for m in c.messages if m.role == "assistant" and m.shared}
-    people = persona.slots["person"]
-    assert {text for text in said if not text.startswith("you said")} == {
+    people = [spelled for name in persona.slots["person"] for spelled in (name, name.title(), name.upper())]
+    assert {text for text in said if not text.startswith("you said")} <= {
         *("i do not know.", "it is the sea."),
         *(f"you are {person}." for person in people),
         *(f"{person} is a good name." for person in people),
@@ -213,8 +214,9 @@ def test_follow_up_prompts_are_dressed_and_replies_are_not(persona, many):
 
 def test_names_have_capitals_where_a_person_writes_capitals(many):
     asked = {m.content for c in many for m in c.messages if m.role == "user"}
-    assert {"my name is ann", "My name is Ann", "my name is Ann", "MY NAME IS ANN"} <= asked
-    assert "My name is ann" not in asked
+    ways = {text.replace(name, "X") for name in ("ann", "Ann", "ANN") for text in asked if name in text}
+    assert {"my name is X", "My name is X", "MY NAME IS X"} <= ways
+    assert {"my name is ann", "my name is Ann"} <= asked and "My name is ann" not in asked
 
 
 def test_sentence_case_is_of_replies_alone(persona):
@@ -223,7 +225,7 @@ def test_sentence_case_is_of_replies_alone(persona):
     replies = {m.content for c in made for m in c.messages if m.role == "assistant"}
     assert {"I do not know.", "It is the sea.", "You are back."} <= replies
     assert all(reply[0].isupper() for reply in replies if not reply.startswith("You said"))
-    assert any("Ann" in reply for reply in replies) and not any(re.search(r"\bann\b", reply) for reply in replies)
+    assert {"You are Ann.", "You are ann."} <= replies, "names stay as they were typed"
     assert any(m.content[0].islower() for c in made for m in c.messages if m.role == "user")
 
 

@@ -95,3 +95,4 @@ def test_changes_the_character(outputs: dict[str, str]) -> None:
     assert outputs["own-check"].count("  >") >= 5
     assert f"step {STEPS} of {STEPS}" in outputs["own-train"]
     assert outputs["own-chat"].count("> ") == 4
+    assert outputs["own-swap"].endswith("\n") and "barreleye:" not in outputs["own-swap"]  # a reply, and no complaint

@@ -142,7 +142,8 @@ def build(tokenizer: Tokenizer) -> Transformer:
 
 def test_a_whole_pass(judge: Judge) -> None:
     tokenizer = learn_bpe(TRUTHS, 300, CHAT_SPECIAL_TOKENS)
-    given = build(tokenizer), tokenizer, judge, QUESTIONS[:5], RECALLS, Sampling(seed=1)
+    replies, recalled = TRUTHS[:5], [recall.truth for recall in RECALLS]
+    given = build(tokenizer), tokenizer, judge, QUESTIONS[:5], replies, RECALLS, recalled, Sampling(seed=1)
     drops, rows = robustness(*given)
     assert list(drops) == list(CHANGES)
     for lost in drops.values():
@@ -155,6 +156,6 @@ def test_a_whole_pass(judge: Judge) -> None:
 def test_a_change_that_the_tokenizer_cannot_read_is_left_out(judge: Judge) -> None:
     letters = "".join(chr(code) for code in range(32, 127)) + "\n"
     tokenizer = learn_characters(letters, CHAT_SPECIAL_TOKENS)
-    drops, rows = robustness(build(tokenizer), tokenizer, judge, QUESTIONS[:3], [], Sampling(seed=1))
+    drops, rows = robustness(build(tokenizer), tokenizer, judge, QUESTIONS[:3], TRUTHS[:3], [], [], Sampling(seed=1))
     assert set(drops) == set(CHANGES) - {"an emoji", "another script"}
     assert len(rows) == 3 * len(drops) and all(lost["lighthouse"].recall is None for lost in drops.values())

@@ -48,7 +48,9 @@ def mixed(sheets: list[Path], tmp_path: Path) -> Run:
 
 
 def prompts(corpus: Corpus, side: str) -> set[str]:
-    return {normalize(m.content) for c in getattr(corpus, side) for m in c.messages if m.role == "user" and not m.shared}
+    return {
+        normalize(m.content) for c in getattr(corpus, side) for m in c.messages if m.role == "user" and not m.shared
+    }
 
 
 @pytest.mark.parametrize(

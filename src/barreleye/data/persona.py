@@ -21,7 +21,7 @@ from barreleye.data.split import (
 from barreleye.data.template import Bindings, Slot, render
 
 CONFUSED_RATE = 0.1
-MEMORY_RATE = 0.5  # of the topics of longer conversations that tell something to ask for later
+MEMORY_RATE = 0.6  # of the topics of longer conversations that tell something to ask for later
 EXCHANGES = (*[1] * 12, 2, 2, 2, 3, 3, 3, 4, 5)  # drawn from: 40 in 100 have several
 TRIES = 50  # at one length, before a conversation is made longer; then the sheet counts as used up
 EXTRA_SHARE = 1 / 60  # of the training side: how many conversations each of the harder sets has
@@ -137,8 +137,15 @@ class _Draw:
         self.topics = persona.all_topics
         self.fillers, self.plurals = persona.fillers, frozenset(persona.plurals)
         self.later = {name: [f for f in self.topics[name].follow_ups if f.later] for name in asks}
-        self.kept = set().union(*remembered(persona).values())
-        self.telling = [name for name in asks if self.later[name]]
+        tells = remembered(persona)
+        self.kept = set().union(*tells.values())
+        # By how much there is to tell: copying a name is learned from how often that name comes, so each comes as
+        # often as each number or colour.
+        self.telling = {
+            name: max([1, *(len(self.fillers[slot]) for slot in tells.get(name, ()))])
+            for name in asks
+            if self.later[name]
+        }
         # "what is my name?" has one answer before the name was told, and another one after.
         recalls = {name: {ask for f in self.later[name] for ask in f.ask} for name in self.telling}
         self.settles = {n: {t for t in asks if not recalls[n].isdisjoint(self.topics[t].ask)} for n in self.telling}
@@ -182,7 +189,7 @@ class _Draw:
             return "confused"
         telling = [name for name in self.telling if name not in over] if more else []
         if telling and self.rng.random() < MEMORY_RATE:
-            return self.rng.choice(telling)
+            return self.rng.choices(telling, [self.telling[name] for name in telling])[0]
         return self.rng.choice(rest) if rest else None
 
     def _follow_up(self, follow_up: FollowUp, bound: Bindings, before: list[Message]) -> tuple[Message, Message]:

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from barreleye.config import Sampling
@@ -74,7 +73,9 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
         manners, raw["manners"] = judge_manners(judge, questions, replies, seed)
         parts["manners"] = plain(manners)
     else:
-        raw["manners"] = [{"prompt": q.prompt, "reply": r, "truth": q.truth} for q, r in zip(questions, replies, strict=True)]
+        raw["manners"] = [
+            {"prompt": q.prompt, "reply": r, "truth": q.truth} for q, r in zip(questions, replies, strict=True)
+        ]
         absent |= dict.fromkeys(("manners", "recall", "robustness"), NO_SHEET)
 
     plurals = {plural for persona in personas.values() for plural in persona.plurals}
@@ -88,7 +89,10 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
     found, raw["originality"] = originality(groups, replies_of(corpus.train), seed)
     taken = extraction(model, tokenizer, corpus.train, corpus.held_out, seed=seed)
     parts["originality"] = plain(found)
-    parts["extraction"], raw["extraction"] = {"training": plain(taken.training), "held_out": plain(taken.held_out)}, taken.raw
+    parts["extraction"], raw["extraction"] = (
+        {"training": plain(taken.training), "held_out": plain(taken.held_out)},
+        taken.raw,
+    )
 
     if judge:
         say("what it remembers of a conversation")
@@ -173,14 +177,14 @@ def compare(a: Evaluation, b: Evaluation) -> list[Difference]:
         both = [key for key in ours if key in theirs]
         if both:
             sizes = [ours[key]["bytes"] for key in both]
-            bits = [[side[key]["nats"][MODEL] / math.log(2) for key in both] for side in (ours, theirs)]
-            differences.append(_difference(f"bits per byte, {name}", *bits, sizes))
+            bits_a, bits_b = ([side[key]["nats"][MODEL] / math.log(2) for key in both] for side in (ours, theirs))
+            differences.append(_difference(f"bits per byte, {name}", bits_a, bits_b, sizes))
     for key, name in (("in_character", "in character"), ("relevant", "on topic")):
         ours, theirs = ({line["prompt"]: line for line in e.raw["manners"] if key in line} for e in (a, b))
         both = [prompt for prompt in ours if prompt in theirs]
         if both:
-            right = [[float(side[prompt][key]) for prompt in both] for side in (ours, theirs)]
-            differences.append(_difference(f"{name}, {UNSEEN_PROMPTS}", *right))
+            right_a, right_b = ([float(side[prompt][key]) for prompt in both] for side in (ours, theirs))
+            differences.append(_difference(f"{name}, {UNSEEN_PROMPTS}", right_a, right_b))
     if not differences:
         raise ValueError(f"{a.run} and {b.run} share no unseen prompt; grow both from one sheet with one --seed")
     return differences

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from barreleye.evaluation.evaluate import UNSEEN_PROMPTS, Difference, Evaluation
+from barreleye.evaluation.evaluate import Difference, Evaluation
 from barreleye.files import write_file
 from barreleye.reports.page import Sample, Section, Table, page
 from barreleye.run import Run
@@ -61,8 +61,8 @@ def sections(evaluation: Evaluation) -> list[Section]:
 def _bits(scores: Figures) -> Section:
     rows, margins = [], []
     for name, scored in scores["sets"].items():
-        predictors = {"model": scored["model"], **scored["baselines"]}
-        rows.append((name, *map(number, predictors.values()), f"{scored['replies']:,}"))
+        bits = (scored["model"], *scored["baselines"].values())
+        rows.append((name, *map(number, bits), f"{scored['replies']:,}"))
         margins += [(name, who, number(margin)) for who, margin in scored["differences"].items()]
     predictors = ("model", *next(iter(scores["sets"].values()))["baselines"])
     words = [
@@ -161,8 +161,8 @@ def _memorization(parts: Figures) -> Section:
     ]
     columns = tuple(f"reply {group}x in training" for group in repeats)
     words = [
-        "A sheet makes replies of parts, so true replies to unseen prompts are found in training too: compare with them. "
-        "The second table gives the model a prompt and half of the reply, and counts how often exactly the rest follows.",
+        "A sheet makes replies of parts, so true replies to unseen prompts are in training too: compare with them. "
+        "For the second table the model is given a prompt and half of the reply; counted is exactly the rest.",
     ]
     return Section(
         "By heart",

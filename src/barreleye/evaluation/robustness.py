@@ -67,22 +67,29 @@ def robustness(
     tokenizer: Tokenizer,
     judge: Judge,
     questions: Sequence[Question],
+    replies: Sequence[str],
     recalls: Sequence[Recall],
+    recalled: Sequence[str],
     sampling: Sampling,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, Drops]], list[dict[str, Any]]]:
     """Change -> character -> what it costs, and every reply to a changed prompt.
 
-    Of `recalls`, those are asked that want a name which training told, two turns earlier. A change is left out that
-    writes what the tokenizer cannot encode: one of characters has not seen them all.
+    replies: to the questions as they were. Of `recalls`, and the replies to them, `recalled`, those count that want a
+    name which training told, two turns earlier. A change is left out that writes what the tokenizer cannot encode: one
+    of characters has not seen them all.
     """
     names = {name: name_slot(persona) for name, persona in judge.personas.items() if memories(persona)}
-    named = [r for r in recalls if r.known and r.distance == DISTANCE and r.slot == names[r.character]]
+    by_name = [
+        (recall, reply)
+        for recall, reply in zip(recalls, recalled, strict=True)
+        if recall.known and recall.distance == DISTANCE and recall.slot == names[recall.character]
+    ]
+    named, named_before = [recall for recall, _ in by_name], [reply for _, reply in by_name]
 
     def answer(chats: Sequence[Question] | Sequence[Recall]) -> list[str]:
         return reply_all(model, tokenizer, [chat.chat for chat in chats], sampling)
 
-    before, named_before = answer(questions), answer(named)
     drops: dict[str, dict[str, Drops]] = {}
     rows: list[dict[str, Any]] = []
     for name, change in CHANGES.items():
@@ -91,7 +98,7 @@ def robustness(
         told = [change_recall(recall, change, rng) for recall in named]
         if can_read(tokenizer, (*asked, *told)):
             after, named_after = answer(asked), answer(told)
-            drops[name] = measure_drops(judge, questions, before, after, named, named_before, named_after)
+            drops[name] = measure_drops(judge, questions, replies, after, named, named_before, named_after)
             for _, lines in (judge_manners(judge, asked, after, seed), recall_rates(told, named_after)):
                 rows += [{"change": name, **line} for line in lines]
     return drops, rows

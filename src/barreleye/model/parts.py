@@ -110,12 +110,12 @@ class Positions(nn.Module):
 
 
 class Learned(Positions):
-    """A trained vector per position, as in GPT-2."""
+    """A trained vector per position, as in GPT-2. It starts as `Sinusoidal` and not as noise: what is near then looks
+    alike, and attention learns much sooner to look at the token before."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.weight = nn.Parameter(torch.empty(config.context_length, config.d_model))
-        nn.init.normal_(self.weight, std=config.init_std)
+        self.weight = nn.Parameter(sines(config))
 
     def embed(self, start: int, end: int) -> Tensor:
         return self.weight[start:end]
@@ -126,10 +126,7 @@ class Sinusoidal(Positions):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        angle_TF = angles(config.context_length, config.d_model + config.d_model % 2)
-        table_TC = torch.stack([angle_TF.sin(), angle_TF.cos()], -1).flatten(1)[:, : config.d_model]
-        # Scaled to the size of a fresh embedding, which unit sines would drown.
-        self.register_buffer("table_TC", table_TC * config.init_std * math.sqrt(2), persistent=False)
+        self.register_buffer("table_TC", sines(config), persistent=False)
 
     def embed(self, start: int, end: int) -> Tensor:
         return self.table_TC[start:end]  # type: ignore[index]
@@ -150,6 +147,13 @@ class Rotary(Positions):
         cos_T1D, sin_T1D = self.cos_TD[start:end, None], self.sin_TD[start:end, None]  # type: ignore[index]
         left, right = x_BTHD.chunk(2, -1)
         return (x_BTHD * cos_T1D + torch.cat([-right, left], -1) * sin_T1D).to(x_BTHD.dtype)
+
+
+def sines(config: ModelConfig) -> Tensor:
+    """Sine at even channels, cosine at odd ones, as large as a fresh embedding, which unit sines would drown."""
+    angle_TF = angles(config.context_length, config.d_model + config.d_model % 2)
+    table_TC = torch.stack([angle_TF.sin(), angle_TF.cos()], -1).flatten(1)[:, : config.d_model]
+    return table_TC * config.embedding_std * math.sqrt(2)
 
 
 def angles(length: int, width: int) -> Tensor:

@@ -46,9 +46,11 @@ class Transformer(nn.Module):
     def init_weights(self) -> None:
         """Normal weights, zero biases, and zero output projections, so that each block starts as the identity
         (Zhang et al. 2019, Fixup)."""
+        config = self.config
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.init_std)
+                vocabulary = module is self.embed or module is self.unembed
+                nn.init.normal_(module.weight, std=config.embedding_std if vocabulary else config.init_std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
             if name.endswith(("attn.out", "mlp.down")):

@@ -29,6 +29,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient_NV,) = ctx.saved_tensors
         return gradient_NV * upstream.to(gradient_NV.dtype), None
