@@ -80,6 +80,7 @@ bench: .venv/core  ## measure what the README claims (TEXT=FILE: that text, wher
 	$(BIN)/python benchmarks/bad_inputs.py
 	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/quickstart.py $(wildcard $(RUN))
+	$(BIN)/python benchmarks/characters.py
 	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)
 
 clean:  ## remove environments, builds and caches (the runs stay)

@@ -283,7 +283,7 @@ def persona_check(
     from barreleye.data.persona_check import check
     from barreleye.show import persona_report
 
-    checked = check(persona)
+    checked = check(persona, key_words=True)
     persona_report(checked)
     if strict and checked.findings:
         raise ValueError(f"{persona}: there are findings, see above; cure them, or leave out --strict")
@@ -313,6 +313,8 @@ def data_report(run: RunArgument) -> None:
     page = report.write_data_report(opened, measured)
     show_report(report.summary(measured), report.sections(measured))
     print(f"as a page: {page}")
+    if measured.overlap:
+        raise ValueError(f"{run}: {measured.overlap} held-out prompts are in training too; train it anew")
 
 
 def cast(run: str, character: str | None) -> str:

@@ -121,10 +121,14 @@ def persona_report(check: PersonaCheck) -> None:
         "replies": f"{check.replies:,}, which make {check.reply_texts:,} texts",
         "conversations": f"about {check.conversations:,} of one exchange, and those of several",
     }
+    if check.routed is not None:
+        counts["key words"] = f"{check.routed:.0%} of the asks, left out, are found by the other asks of their topic"
     console.print(Padding(pairs(counts), (0, 0, 0, 2), expand=False))
     console.print()
     show_conversations(check.samples)
     console.print()
+    for stray in check.strays:
+        console.print(stray, style="dim")
     for finding in check.findings:
         console.print(finding, style="yellow")
     findings = {0: "no finding: the sheet is in order", 1: "1 finding"}
@@ -137,11 +141,13 @@ def show_report(summary: Iterable[str], sections: Iterable[Section]) -> None:
     for line in summary:
         console.print(line)
     for section in sections:
+        if section.tables:
+            console.print(Text(f"\n{section.title}", "bold"))
+            console.print(Text("\n".join(section.words), "dim"))
         for table in section.tables:
             printed = table_of(*table.headings, numbers=table.numbers)
             for row in table.rows:
                 printed.add_row(*map(Text, row))
-            console.print(Text(f"\n{section.title}", "bold"))
             console.print(printed)
 
 

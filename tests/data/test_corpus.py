@@ -65,14 +65,23 @@ def test_every_planted_prompt_stays_on_the_side_of_its_twin():
         assert len(twins) in (0, 2)
 
 
-def test_a_held_out_chat_that_repeats_a_training_prompt_later_is_dropped_and_counted():
+def test_a_held_out_exchange_that_training_has_too_is_read_and_not_scored():
     held_out = split_chats(MANY, 0.1).held_out[0].messages[0].content
     in_training = split_chats(MANY, 0.1).train[0].messages[0].content
-    leak = chat(held_out, "hm", in_training.upper() + "?", "hm")
+    leak = chat(held_out, "hm", in_training.upper() + "?", "so")
     split = split_chats([*MANY, leak], 0.1)
-    assert leak not in split.train and leak not in split.held_out
-    assert split.report["held_out_dropped"] == 1
-    assert split.report["held_out"] == len(split.held_out) == 10
+    assert leak not in split.train and len(split.held_out) == 11
+    (kept,) = [c for c in split.held_out if len(c.messages) == 4]
+    assert [m.content for m in kept.messages] == [m.content for m in leak.messages]
+    assert [m.shared for m in kept.messages] == [False, False, True, True]
+    assert split.report["held_out_shared"] == 1 and split.report["held_out_dropped"] == 0
+
+
+def test_a_held_out_chat_of_which_nothing_can_be_scored_is_dropped_and_counted():
+    held_out = split_chats(MANY, 0.1).held_out[0].messages[0].content
+    asks_it_later = chat(split_chats(MANY, 0.1).train[0].messages[0].content, "hm", held_out, "hm")
+    split = split_chats([*MANY, asks_it_later], 0.1)
+    assert split.report["held_out_dropped"] == 1 and held_out not in prompts(split.held_out)
     assert prompts(split.train).isdisjoint(prompts(split.held_out))
 
 
@@ -96,7 +105,7 @@ def test_the_split_depends_on_no_order_and_one_prompt_more_moves_at_most_one_oth
     [
         ([], "fewer than 2 distinct first prompts"),
         ([chat("Hi", "a"), chat("hi!", "b")], "fewer than 2 distinct first prompts"),
-        ([chat("a", "x", "b", "y"), chat("b", "x", "a", "y")], "repeats a prompt of the others"),
+        ([chat("a", "x", "b", "y"), chat("b", "x", "a", "y")], "is one of the others"),
     ],
 )
 def test_chats_that_cannot_be_parted_are_refused(chats, says):

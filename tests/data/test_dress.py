@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data import dress as module
-from barreleye.data.dress import as_typed, capital_names, dress, normalize, sentence_case, typo
+from barreleye.data.dress import capital_names, dress, normalize, sentence_case, typo
 
 
 @pytest.mark.parametrize(
@@ -35,21 +35,15 @@ def test_normalize_is_idempotent(text):
 def test_dress_reaches_every_way_to_write_hello():
     rng = random.Random(0)
     seen = {dress("hello", rng) for _ in range(5000)}
-    assert {"hello", "Hello", "HELLO", "HELLO??", "hello...", "Hello!!", "hello.", "HELLO!"} <= seen
+    assert {"hello", "hello??", "hello...", "hello!!", "hello.", "hello!"} <= seen
     assert any(normalize(text) != "hello" for text in seen)
 
 
 def test_dress_drops_and_doubles_the_mark_of_a_question():
     rng = random.Random(0)
     seen = {dress("why is that?", rng) for _ in range(3000)}
-    assert {"why is that?", "why is that", "why is that??", "WHY IS THAT"} <= seen
+    assert {"why is that?", "why is that", "why is that??", "why is that!!"} <= seen
     assert not any(text.endswith("?.") for text in seen)
-
-
-def test_a_capital_at_the_start_brings_a_capital_i():
-    rng = random.Random(0)
-    assert "Am i" not in {dress("am i ok", rng)[:4] for _ in range(500)}
-    assert "Can I" in {dress("can i ask", rng)[:5] for _ in range(500)}
 
 
 @given(st.text(min_size=1).filter(str.strip), st.integers())
@@ -74,23 +68,14 @@ def test_typos_are_one_step_away_and_about_ten_in_a_hundred():
     assert 800 < typos < 1200
 
 
-# Names and capitals --------------------------------------------------------------------------------------------------
-
-
-def test_who_writes_capitals_writes_names_with_them_and_nobody_mistypes_them():
+def test_what_is_told_comes_without_a_typo():
     rng = random.Random(0)
-    seen = [dress("call me jean luc", rng, ["jean luc"], told=["jean luc"]) for _ in range(3000)]
-    assert {"call me jean luc", "Call me Jean Luc", "call me Jean Luc", "CALL ME JEAN LUC"} <= set(seen)
-    assert "Call me jean luc" not in seen
-    assert all("jean luc" in text.casefold() for text in seen)
-    assert any("call me" not in text.casefold() for text in seen), "the other words still get typos"
+    seen = [dress("call me jean luc", rng, told=["jean luc"]) for _ in range(3000)]
+    assert all("jean luc" in text for text in seen)
+    assert any("call me" not in text for text in seen), "the other words still get typos"
 
 
-def test_what_was_told_is_said_back_as_it_was_typed():
-    assert as_typed("jean luc", "i am jean luc!") == "jean luc"
-    assert as_typed("jean luc", "I am Jean Luc") == "Jean Luc"
-    assert as_typed("jean luc", "I AM JEAN LUC") == "JEAN LUC"
-    assert as_typed("ann", "Anna is here") == "ann"
+# Names and capitals --------------------------------------------------------------------------------------------------
 
 
 def test_names_are_whole_words():

@@ -112,7 +112,7 @@ def test_lengths_and_topics_are_balanced(persona):
     made = converse(persona, n=200)
     lengths = Counter(len(conversation.messages) // 2 for conversation in made)
     assert set(lengths) == {1, 2, 3, 4, 5}
-    assert 0.3 < 1 - lengths[1] / 200 < 0.5
+    assert 0.2 < 1 - lengths[1] / 200 < 0.4
     topics = Counter(conversation.topic for conversation in made)
     assert 8 <= topics["confused"] <= 40
     assert min(topics[name] for name in ("greeting", "user_name", "eating")) > 15
@@ -127,11 +127,10 @@ def test_the_first_topic_is_that_of_the_conversation(persona, many):
 
 def test_bindings_carry_into_replies_and_follow_ups(persona):
     made = converse(persona, {"user_name": persona.topics["user_name"].ask}, 300, seed=0)
-    name, followed = re.compile(rf"(?i)\b({'|'.join(persona.slots['person'])})\b"), 0
+    name, followed = re.compile(rf"\b({'|'.join(persona.slots['person'])})\b"), 0
     for conversation in made:
-        typed = set(name.findall(conversation.messages[0].content))
         people = [set(name.findall(reply.content)) for _, reply in pairs(conversation)]
-        assert len(typed) == 1 and set.union(*people) == typed, "said back as it was typed"
+        assert len(set.union(*people)) == 1
         followed += any(prompt.shared for prompt, _ in pairs(conversation))
     assert followed > 50
 
@@ -202,21 +201,14 @@ def test_a_follow_up_can_repeat_what_the_person_said(many):
 
 def test_follow_up_prompts_are_dressed_and_replies_are_not(persona, many):
     asked = {m.content for c in many for m in c.messages if m.role == "user" and m.shared}
-    assert {"why?", "WHY?", "Why", "why??"} <= asked
+    assert {"why?", "why", "why??", "why!!"} <= asked
     said = {m.content for c in many for m in c.messages if m.role == "assistant" and m.shared}
-    people = [spelled for name in persona.slots["person"] for spelled in (name, name.title(), name.upper())]
-    assert {text for text in said if not text.startswith("you said")} <= {
+    people = persona.slots["person"]
+    assert {text for text in said if not text.startswith("you said")} == {
         *("i do not know.", "it is the sea."),
         *(f"you are {person}." for person in people),
         *(f"{person} is a good name." for person in people),
     }
-
-
-def test_names_have_capitals_where_a_person_writes_capitals(many):
-    asked = {m.content for c in many for m in c.messages if m.role == "user"}
-    ways = {text.replace(name, "X") for name in ("ann", "Ann", "ANN") for text in asked if name in text}
-    assert {"my name is X", "My name is X", "MY NAME IS X"} <= ways
-    assert {"my name is ann", "my name is Ann"} <= asked and "My name is ann" not in asked
 
 
 def test_sentence_case_is_of_replies_alone(persona):
@@ -225,7 +217,7 @@ def test_sentence_case_is_of_replies_alone(persona):
     replies = {m.content for c in made for m in c.messages if m.role == "assistant"}
     assert {"I do not know.", "It is the sea.", "You are back."} <= replies
     assert all(reply[0].isupper() for reply in replies if not reply.startswith("You said"))
-    assert {"You are Ann.", "You are ann."} <= replies, "names stay as they were typed"
+    assert any("Ann" in reply for reply in replies) and not any(re.search(r"\bann\b", reply) for reply in replies)
     assert any(m.content[0].islower() for c in made for m in c.messages if m.role == "user")
 
 
@@ -252,7 +244,7 @@ def test_no_held_out_prompt_is_in_training(persona, n, seed):
     assert len(sides.held_out) == max(1, round(n * 0.05))
     assert len(sides.unseen_topics) == max(1, round(n * EXTRA_SHARE))
     assert len(sides.unseen_rows) == round(n * EXTRA_SHARE)
-    assert overlap(sides.train, sides.held_out) == overlap(sides.train, sides.unseen_topics) == 0
+    assert overlap(sides.train, sides.held_out) == overlap(sides.train, sides.unseen_topics) == []
     assert len({key(conversation) for conversation in (*sides.train, *sides.unseen_rows)}) == n + len(sides.unseen_rows)
 
 
@@ -281,7 +273,7 @@ def test_a_mix_names_its_character_first(persona):
     assert Counter(c.messages[0].content for c in sides.train) == {"pip": 300, "pop": 100}
     assert len({c.messages[0].content for c in sides.train[:50]}) == 2, "shuffled"
     assert {c.messages[0].content for c in sides.held_out} == {"pip", "pop"}
-    assert overlap(sides.train, sides.held_out) == 0
+    assert overlap(sides.train, sides.held_out) == []
     assert all(c.messages[0].role == "user" for c in grow(persona, 10).train)
 
 
@@ -311,7 +303,7 @@ def test_one_planted_row_is_seen_in_any_dress(persona, prompt):
     sides = grow(persona, 200)
     first = scored_prompts(sides.held_out[0])[0]
     planted = Conversation((Message("user", prompt(first)), Message("assistant", "so.")))
-    assert overlap([*sides.train, planted], sides.held_out) == 1
+    assert len(overlap([*sides.train, planted], sides.held_out)) == 1
 
 
 def test_the_same_seed_gives_the_same_rows_in_any_process(persona, tmp_path):

@@ -288,7 +288,7 @@ def test_a_built_in_character_has_enough_to_say(name):
     assert max(turns) <= 5 and turns[1] <= 0.75 * len(texts)
     assert set(persona.all_topics) - set(persona.unseen) == {c.topic for c in sides.train}
     assert len(sides.held_out) == 3_000 and len(sides.unseen_rows) == len(sides.unseen_topics) == 1_000
-    assert overlap(sides.train, sides.held_out) == overlap(sides.train, sides.unseen_topics) == 0
+    assert overlap(sides.train, sides.held_out) == overlap(sides.train, sides.unseen_topics) == []
 
 
 @built_in

@@ -193,8 +193,8 @@ def test_a_plural_takes_no_article(tmp_path):
 def test_each_place_has_its_line(tmp_path, place, line):
     path = tmp_path / "pip.yaml"
     path.write_text(SHEET)
-    persona, file, line_of = read_sheet(path)
-    assert persona == load_persona(path) and file == str(path)
+    persona, file, text, line_of = read_sheet(path)
+    assert persona == load_persona(path) and file == str(path) and text == SHEET
     assert line_of(place) == line
 
 
@@ -281,7 +281,9 @@ def test_unknown_names_and_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(sheet_file, "_FOLDER", tmp_path)
     assert persona_names() == ["cat", "fish"]
     assert load_persona("fish").name == "Pip"
-    with pytest.raises(ValueError, match=r"no persona 'whale'; there are cat, fish, or give a \.yaml file"):
+    with pytest.raises(
+        ValueError, match=r"no persona 'whale'; there are cat, fish; or give a \.yaml file that is there"
+    ):
         load_persona("whale")
     with pytest.raises(ValueError, match="did you mean 'fish'"):
         load_persona("fsh")

@@ -6,6 +6,7 @@ from barreleye.data.sheet import Persona
 from barreleye.data.split import (
     EXPANSION_CAP,
     FEWEST_TO_HOLD_BACK,
+    check_split,
     clean_texts,
     follow_up_asks,
     hold_back,
@@ -14,7 +15,7 @@ from barreleye.data.split import (
     scored_prompts,
     split_prompts,
 )
-from barreleye.data.template import expansions
+from barreleye.data.template import Slot, expansions
 
 PEOPLE = [f"person {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 SHEET = {
@@ -129,7 +130,7 @@ def test_clean_texts_are_normalized_in_order_and_capped(persona):
 
 
 def test_what_is_remembered_is_told_and_asked_for(persona):
-    assert remembered(persona) == {"your_name": {"person"}, "toys": {"toy"}}
+    assert remembered(persona) == {"your_name": {Slot("person")}, "toys": {Slot("toy")}}
 
 
 def test_some_of_what_is_remembered_is_held_back(persona):
@@ -147,7 +148,7 @@ def test_some_of_what_is_remembered_is_held_back(persona):
 
 def test_overlap_does_not_score_what_held_out_shares():
     why = Conversation((Message("user", "why?", shared=True), Message("assistant", "because.", shared=True)))
-    assert overlap([why], [why]) == 0
+    assert overlap([why], [why]) == []
 
 
 def exchange(prompt, shared=False):
@@ -163,6 +164,9 @@ def test_scored_prompts_are_those_that_belong_to_no_follow_up():
 def test_overlap_sees_one_planted_prompt_in_any_dress(planted, shared):
     train = [exchange(f"question {n}") for n in range(50)]
     held_out = [exchange(f"unseen {n}") for n in range(50)] + [exchange("what do you eat?")]
-    assert overlap(train, held_out) == 0
+    assert overlap(train, held_out) == []
     later = Conversation((*train[0].messages, *exchange(planted, shared).messages))
-    assert overlap([*train, later], held_out) == 1
+    assert overlap([*train, later], held_out) == ["what do you eat"]
+    check_split(train, held_out)
+    with pytest.raises(ValueError, match="1 held-out prompt stands in training too, such as 'what do you eat'"):
+        check_split([*train, later], held_out)

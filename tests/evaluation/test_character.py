@@ -10,14 +10,13 @@ import pytest
 import barreleye.data
 from barreleye.data.chat_format import Conversation, Message
 from barreleye.data.dress import normalize
-from barreleye.data.persona import compose
+from barreleye.data.persona import compose, exchange
 from barreleye.data.sheet_file import load_persona, persona_names
 from barreleye.data.template import Slot
 from barreleye.evaluation.character import (
     NO_SHEET,
     Judge,
     Question,
-    exchange,
     fresh_replies,
     judge_manners,
     rate,
@@ -80,13 +79,18 @@ def test_chats_without_a_sheet_are_asked_too() -> None:
 # What the judges learn from ----------------------------------------------------------------------------------------
 
 
-def test_fresh_replies_are_of_every_topic_and_to_no_prompt_that_is_asked() -> None:
+def test_fresh_replies_are_of_every_topic_and_none_that_is_avoided() -> None:
     fresh = fresh_replies(SHEET, (), 0, 600)
     counts = {topic: sum(name == topic for name, _ in fresh) for topic in SHEET.all_topics}
     assert set(counts.values()) == {600 // len(SHEET.all_topics)}
     assert fresh_replies(SHEET, (), 0, 600) == fresh != fresh_replies(SHEET, (), 1, 600)
-    asks = {normalize(ask) for ask in SHEET.topics["thanks"].ask}
-    assert "thanks" not in {topic for topic, _ in fresh_replies(SHEET, asks, 0, 600)}
+    thanks = {reply for topic, reply in fresh if topic == "thanks"}
+    assert "thanks" not in {topic for topic, _ in fresh_replies(SHEET, thanks, 0, 600)}
+
+
+def test_no_judge_learns_from_a_true_reply() -> None:
+    truths = {q.truth for q in QUESTIONS}
+    assert truths.isdisjoint(reply for _, reply in fresh_replies(SHEET, truths, 0, 900))
 
 
 def test_an_exchange_is_written_as_the_sheet_says() -> None:
@@ -99,8 +103,11 @@ def test_an_exchange_is_written_as_the_sheet_says() -> None:
 
 def test_an_edited_built_in_character_takes_its_place() -> None:
     assert "fish" in persona_names()
+    """By what it says, and not by its name."""
+    judge = Judge({"bob": FISH.model_copy(update={"name": "Bob"})}, [], n=200)
+    assert set(judge.strays) == {*persona_names(), "bob"} - {"fish"}
     judge = Judge({"my-fish": SHEET.model_copy(update={"name": FISH.name})}, [], n=200)
-    assert set(judge.fresh) == {*persona_names(), "my-fish"} - {"fish"}
+    assert set(judge.strays) == {*persona_names(), "my-fish"}
 
 
 def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +130,7 @@ def test_true_replies_reach_the_ceiling_and_the_ceiling_is_high(judge: Judge) ->
     manners, rows = judge_manners(judge, QUESTIONS, [q.truth for q in QUESTIONS])
     for kind in (manners["lighthouse"].in_character, manners["lighthouse"].relevance):
         assert kind.share == kind.ceiling and kind.of_ceiling.value == pytest.approx(1)
-        assert kind.share.value > 0.85 and kind.floor.high < 0.35 and kind.share.n == len(QUESTIONS)
+        assert kind.share.value > 0.85 and kind.floor.value < 0.35 and kind.share.n == len({q.topic for q in QUESTIONS})
     assert all(row["reply"] == row["truth"] for row in rows)
     assert sum(row["relevant"] for row in rows) == round(manners["lighthouse"].relevance.share.value * len(rows))
 
@@ -172,4 +179,7 @@ def test_a_mix_is_judged_character_by_character() -> None:
 def test_a_prompt_whose_truth_is_not_recognized_still_counts() -> None:
     figures = rate([1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0])
     assert (figures.share.value, figures.floor.value, figures.ceiling.value) == (0.75, 0, 0.5)
-    assert figures.of_ceiling.value == pytest.approx(1.5) and figures.of_ceiling.n == 4
+    assert figures.of_ceiling is not None and figures.of_ceiling.value == pytest.approx(1.5)
+    assert figures.of_ceiling.high < 10
+    assert rate([1, 0], [0, 0], [0, 0]).of_ceiling is None
+    assert rate([1, 0, 1, 1], [0] * 4, [1] * 4, topics=["a", "a", "b", "b"]).share.n == 2

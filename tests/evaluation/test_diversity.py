@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data.dress import normalize
-from barreleye.evaluation.diversity import distinct, diversity, has_loop
+from barreleye.evaluation.diversity import Diversity, distinct, diversity, has_loop
 
 TEXTS = st.lists(st.text("ab .", max_size=20), min_size=1, max_size=6)
 
@@ -23,10 +23,14 @@ def test_distinct_words_and_pairs() -> None:
     assert share(replies * 2, 1) == pytest.approx(4 / 14)
 
 
+def measure(replies: list[str]) -> Diversity:
+    return diversity({"said": replies})[0]["said"]
+
+
 def test_replies_without_words_have_no_share_of_distinct_ones() -> None:
-    figures, _ = diversity(["", "...", " "])
+    figures = measure(["", "...", " "])
     assert figures.distinct_2 is None and figures.loops.value == figures.slips.value == 0
-    assert diversity(["", "so"])[0].distinct_1 is not None
+    assert measure(["", "so"]).distinct_1 is not None
 
 
 @given(TEXTS, st.integers(1, 2))
@@ -72,13 +76,16 @@ def test_no_loop(reply: str) -> None:
 
 def test_slips_are_counted_per_reply() -> None:
     replies = ["My eyes is cold. i saw a egg.", "my eyes are cold.", "an egg.", "so."]
-    figures, rows = diversity(replies, ["my eyes"])
+    groups, rows = diversity({"said": replies, "nothing": [""]}, ["my eyes"])
+    figures = groups["said"]
+    assert groups["nothing"].slips.value == 0 and rows.pop()["group"] == "nothing"
     assert figures.slips.value == 2 / 4 and figures.slips.n == 4
     assert [len(row["slips"]) for row in rows] == [2, 0, 0, 0]
     assert "'my eyes is' needs 'are'" in rows[0]["slips"]
-    assert diversity(replies)[0].slips.value == 1 / 4  # without a sheet, articles alone
+    assert measure(replies).slips.value == 1 / 4  # without a sheet, articles alone
 
 
 def test_loops_are_a_share() -> None:
-    figures, rows = diversity(["i am a fish i am a fish", "hello", "no", "so"])
+    groups, rows = diversity({"said": ["i am a fish i am a fish", "hello", "no", "so"]})
+    figures = groups["said"]
     assert figures.loops.value == 1 / 4 and [row["loop"] for row in rows] == [True, False, False, False]

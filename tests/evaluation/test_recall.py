@@ -12,8 +12,8 @@ from barreleye.data.sheet_file import load_persona
 from barreleye.evaluation import recall as room
 from barreleye.evaluation.recall import (
     DISTANCES,
-    OTHER_DISTANCES,
     NOTHING_TOLD,
+    OTHER_DISTANCES,
     PER_NAME,
     PER_OTHER,
     Recall,

@@ -122,16 +122,18 @@ def test_a_text_has_no_replies(tmp_path: Path) -> None:
         score_run(run)
 
 
-def test_conversations_are_what_is_resampled() -> None:
-    """Ten replies of one conversation are one piece of evidence."""
+@pytest.mark.parametrize("topics", [False, True])
+def test_topics_or_else_conversations_are_what_is_resampled(topics: bool) -> None:
+    """Ten replies on one topic, or of one conversation where there are no topics, are one piece of evidence."""
 
     def lines(conversations: int) -> list[dict[str, object]]:
         rng = np.random.default_rng(0)
         nats = [{"model": float(x), "lookup": 1.0} for x in rng.exponential(size=conversations)]
         return [
-            {"set": "unseen rows", "conversation": i, "bytes": 3, "tokens": 2, "nats": nats[i]}
+            {"set": "unseen rows", "conversation": 10 * i + j if topics else i, "topic": f"about {i}" if topics else ""}
+            | {"bytes": 3, "tokens": 2, "nats": nats[i]}
             for i in range(conversations)
-            for _ in range(10)
+            for j in range(10)
         ]
 
     score = summarize(lines(20))
@@ -146,7 +148,7 @@ BETTER, WORSE, EITHER = Figure(-0.2, -0.3, -0.1, 9), Figure(0.2, 0.1, 0.3, 9), F
     ("name", "differences", "said"),
     [
         ("unseen prompts", dict(unigram=BETTER, lookup=BETTER),
-         "beats unigram and lookup on unseen prompts: it has generalized"),
+         "beats unigram and lookup on unseen prompts, and so says more than what was said to similar ones"),
         ("unseen prompts", dict(a=BETTER, b=BETTER, lookup=WORSE),
          "beats a and b but does not beat lookup on unseen prompts: it has not generalized"),
         ("unseen prompts", dict(a=BETTER, lookup=EITHER),

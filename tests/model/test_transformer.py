@@ -325,7 +325,7 @@ def test_a_fresh_block_is_the_identity_and_biases_are_zero() -> None:
     for name, std in spread.items():
         zero = name.endswith(("attn.out.weight", "mlp.down.weight"))
         expected = 0.05 if name.startswith("blocks.") else 0.02
-        assert std == 0 if zero else std == pytest.approx(expected, rel=0.15), name
+        assert std == 0 if zero else std == pytest.approx(expected, rel=0.3), name
 
 
 def test_dropout_is_off_outside_training_and_on_within() -> None:

@@ -5,12 +5,14 @@
     <|im_start|>assistant
     blub<|im_end|>
 
-Three choices keep training, generation and the exported template equal token for token:
+Four choices; the template that is exported makes the same ones, token for token:
 
 - Every message ends in <|im_end|> and a newline, the last one too. So a conversation's ids begin with its
   own ids of some turns ago. Generation stops at <|im_end|>, and the newline opens what comes next.
 - Content loses the whitespace around it (the template says `trim`). What follows "user\\n" thus never begins
   with whitespace, no word of the pre-tokenizer spans the two, and header and content may be encoded apart.
+- What the user says is read in lowercase (the template says `lower`): "HELLO", "Hello" and "hello" are the same tokens,
+  and a small model need not learn each word three times.
 - Special tokens are put in by id. What a person types is only ever encoded as ordinary text.
 """
 
@@ -28,7 +30,8 @@ ROLES = ("system", "user", "assistant")
 # Written to chat_template.jinja; Jinja's `trim` is Python's str.strip.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>' + '\\n' }}"
+    "{% set said = message['content'] | lower if message['role'] == 'user' else message['content'] %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + said | trim + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -88,11 +91,15 @@ def chat_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
     """All that is encoded as ordinary text, headers and newlines included: what a tokenizer learns from."""
     for conversation in conversations:
         for message in conversation.messages:
-            yield from (_header(message.role), message.content.strip(), "\n")
+            yield from (_header(message.role), _content(message), "\n")
 
 
 def _header(role: str) -> str:
     return role + "\n"
+
+
+def _content(message: Message) -> str:
+    return (message.content.lower() if message.role == "user" else message.content).strip()
 
 
 def _encode(
@@ -105,7 +112,7 @@ def _encode(
     ids: list[int] = []
     parts: list[Part] = []
     for message in messages:
-        header, content, newline = ids_of(_header(message.role)), ids_of(message.content.strip()), ids_of("\n")
+        header, content, newline = ids_of(_header(message.role)), ids_of(_content(message)), ids_of("\n")
         ids += [im_start, *header, *content, im_end, *newline]
         parts += [Part.OTHER] * (1 + len(header))
         parts += [_part_of(message)] * (len(content) + 1)

@@ -170,9 +170,10 @@ def _checked(turns: list[Turn]) -> tuple[Message, ...]:
             raise ValueError(f"an empty message of the {role}; fill it in, or remove the chat")
         if LONE_SURROGATE.search(content):
             raise ValueError(f"half a character (a lone surrogate) in a message of the {role}; remove it")
-    if not {"user", "assistant"} <= {role for role, _, _ in turns}:
-        raise ValueError("a chat needs a message of the user and one of the assistant")
-    return tuple(Message(role, content, bool(shared)) for role, content, shared in turns)
+    spoken = [role for role, _, _ in turns]
+    if "user" not in spoken or "assistant" not in spoken[spoken.index("user") :]:
+        raise ValueError("a chat needs a message of the user and after it one of the assistant")
+    return tuple(Message(role, content, shared is True) for role, content, shared in turns)
 
 
 def _topic(row: dict[str, Any]) -> str:

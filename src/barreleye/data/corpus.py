@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from barreleye.data.chats import read_chats
 from barreleye.data.dress import normalize
 from barreleye.data.persona import compose
 from barreleye.data.sheet import Persona
-from barreleye.data.sheet_file import load_persona, sheet_path
-from barreleye.data.split import overlap
+from barreleye.data.sheet_file import read_sheet, sheet_path
+from barreleye.data.split import check_split, scored_prompts, user_prompts
 from barreleye.data.text import read_shakespeare, read_text
 
 TEXT_HELD_OUT = 0.1
 SHORTEST_SIDE = 2  # characters: one to read, one to predict
+SHARE = re.compile(r"[0-9]{1,6}|[0-9]{0,6}\.[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Corpus:
     unseen_rows: Sequence[Conversation] = ()
     sheets: dict[str, str] = field(default_factory=dict)
     """Character -> its sheet, as written."""
+
+    def check(self) -> None:
+        """Raises ValueError where training has a prompt that counts as unseen."""
+        if not isinstance(self.train, str) and not isinstance(self.held_out, str):
+            check_split(self.train, (*self.held_out, *self.unseen_topics))
 
     def texts(self) -> list[str]:
         """What a tokenizer may learn from: the training side alone."""
@@ -69,17 +75,16 @@ def parse_mix(mix: str) -> dict[str, float]:
     shares: dict[str, float] = {}
     for entry in mix.split(","):
         source, _, weight = entry.strip().rpartition(":")
-        try:
-            share = float(weight)
-        except ValueError:
-            share = 0.0
-        if not source or not 0 < share < math.inf:
+        share = float(weight) if SHARE.fullmatch(weight.strip()) else 0.0
+        if not source or not share:
             raise ValueError(f"a mix is written fish:0.5,cat:0.5 (a character, a colon, its share), not {mix!r}")
         if source in shares:
             raise ValueError(f"{source!r} is in the mix twice; give it one share")
         shares[source] = share
     if len(shares) < 2:
-        raise ValueError(f"a mix needs two characters or more, as in fish:0.5,cat:0.5; for one: barreleye train {mix}")
+        raise ValueError(
+            f"a mix needs two characters or more, as in fish:0.5,cat:0.5; for one: barreleye train {source}"
+        )
     return {source: share / sum(shares.values()) for source, share in shares.items()}
 
 
@@ -88,19 +93,23 @@ def _characters(sources: dict[str, float], config: DataConfig, seed: int) -> Cor
     sheets: dict[str, str] = {}
     shares: dict[str, tuple[Persona, int]] = {}
     for source, share in sources.items():
-        persona, path = load_persona(source), sheet_path(source)
-        if path.stem in shares:
-            raise ValueError(f"two characters are called {path.stem!r}; rename one of the sheets")
-        sheets[path.stem] = path.read_text(encoding="utf-8-sig")
-        shares[path.stem] = persona, max(1, round(config.conversations * share))
+        sheet, name = read_sheet(source), sheet_path(source).stem
+        if name in shares:
+            raise ValueError(f"two characters are called {name!r}; rename one of the sheets")
+        n = round(config.conversations * share)
+        if not n:
+            raise ValueError(f"{name!r} has a share of less than one conversation; give it more, or leave it out")
+        sheets[name] = sheet.text
+        shares[name] = sheet.persona, n
     sides = compose(shares, seed, config.held_out)
     if not sides.held_out:
         raise ValueError(f"{config.source}: nothing can be held out; give topics more asks that are like no other")
-    corpus = _chat_corpus(sides.train, sides.held_out, "by clean prompt, before casing, typos and slots vary it")
     topics = {name: list(persona.unseen) for name, (persona, _) in shares.items()}
-    return dataclasses.replace(
-        corpus,
-        report=corpus.report | {"unseen_topics": topics, "unseen_fillers": sides.unseen_fillers},
+    return _chat_corpus(
+        sides.train,
+        sides.held_out,
+        {"split": "by clean prompt, before marks, typos and slots vary it"}
+        | {"unseen_topics": topics, "unseen_fillers": sides.unseen_fillers},
         unseen_topics=sides.unseen_topics,
         unseen_rows=sides.unseen_rows,
         sheets=sheets,
@@ -127,22 +136,39 @@ def split_chats(conversations: Sequence[Conversation], held_out: float) -> Corpu
     distinct = dict.fromkeys(conversations)
     for conversation in distinct:
         sides[_first_prompt(conversation) in out].append(conversation)
-    # A later turn may repeat a prompt of the other side: such a chat is dropped, and counted.
-    known = {normalize(m.content) for c in sides[0] for m in c.messages if m.role == "user"}
-    clean = [c for c in sides[1] if not any(normalize(m.content) in known for m in c.messages if m.role == "user")]
+    # "why?" comes anywhere: an exchange of the held-out side whose prompt training has is read, and not scored.
+    known = user_prompts(sides[0])
+    marked = [_share(conversation, known) for conversation in sides[1]]
+    clean = [conversation for conversation in marked if scored_prompts(conversation)]
     if not clean:
-        raise ValueError("every chat that could be held out repeats a prompt of the others; add more distinct ones")
-    corpus = _chat_corpus(sides[0], clean, "by normalized first prompt")
-    corpus.report["held_out_dropped"] = len(sides[1]) - len(clean)
-    corpus.report["duplicates_dropped"] = len(conversations) - len(distinct)
+        raise ValueError("every prompt that could be held out is one of the others, too; add more distinct ones")
+    report = {
+        "split": "by normalized first prompt",
+        "held_out_shared": sum(m.shared and m.role == "user" for c in clean for m in c.messages),
+        "held_out_dropped": len(marked) - len(clean),
+        "duplicates_dropped": len(conversations) - len(distinct),
+    }
+    return _chat_corpus(sides[0], clean, report)
+
+
+def _share(conversation: Conversation, known: Collection[str]) -> Conversation:
+    """The same, with each exchange marked as shared whose prompt is known."""
+    messages, shared = [], False
+    for message in conversation.messages:
+        if message.role == "user":
+            shared = normalize(message.content) in known
+        messages.append(dataclasses.replace(message, shared=shared and message.role != "system"))
+    return dataclasses.replace(conversation, messages=tuple(messages))
+
+
+def _chat_corpus(
+    train: Sequence[Conversation], held_out: Sequence[Conversation], report: dict[str, Any], **more: Any
+) -> Corpus:
+    """Checked, and with what every report says."""
+    sizes = {"overlap": 0, "train": len(train), "held_out": len(held_out)}
+    corpus = Corpus(train, held_out, report | sizes, **more)
+    corpus.check()
     return corpus
-
-
-def _chat_corpus(train: Sequence[Conversation], held_out: Sequence[Conversation], split: str) -> Corpus:
-    shared = overlap(train, held_out)
-    assert shared == 0, f"{shared} prompts stand on both sides of the split"
-    report = {"split": split, "overlap": shared, "train": len(train), "held_out": len(held_out)}
-    return Corpus(train, held_out, report)
 
 
 def _first_prompt(conversation: Conversation) -> str:

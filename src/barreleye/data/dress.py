@@ -41,11 +41,11 @@ def normalize(text: str) -> str:
     return " ".join(words) if text.isascii() else unicodedata.normalize("NFKC", " ".join(words))
 
 
-def dress(text: str, rng: random.Random, names: Collection[str] = (), told: Collection[str] = ()) -> str:
-    """Write a clean prompt as a person might: casing, final marks, now and then one typo. Never empty.
+def dress(text: str, rng: random.Random, told: Collection[str] = ()) -> str:
+    """Write a clean prompt as a person might: final marks, now and then one typo. Never empty.
 
-    names: words in it that those who write capitals write with one. told: words that come without a typo, as nobody
-    could tell what was meant.
+    told: words that come without a typo, as nobody could tell what was meant. Casing is no matter: the model reads what
+    a person types in lowercase.
     """
     if rng.random() < TYPO_RATE:
         mistyped = typo(text, rng)
@@ -55,19 +55,11 @@ def dress(text: str, rng: random.Random, names: Collection[str] = (), told: Coll
         return text
     roll = rng.random()
     if roll < 0.25:
-        text = bare
-    elif roll < 0.37:
-        text = bare + rng.choice(("??", "!!", "..."))
-    elif roll < 0.50 and text == bare:
-        text = bare + rng.choice((".", ".", "!"))
-    roll = rng.random()
-    if roll < 0.10:
-        return text.upper()
-    if roll < 0.35:  # who writes a capital at the start also writes "I"
-        text = capital_names(text, names)
-        return text[0].upper() + _LONE_I.sub("I", text[1:])
-    if roll < 0.40:
-        return capital_names(text, names)
+        return bare
+    if roll < 0.37:
+        return bare + rng.choice(("??", "!!", "..."))
+    if roll < 0.50 and text == bare:
+        return bare + rng.choice((".", ".", "!"))
     return text
 
 
@@ -78,16 +70,11 @@ def sentence_case(text: str) -> str:
 
 
 def capital_names(text: str, names: Iterable[str]) -> str:
-    """The given words with capitals, wherever they stand alone."""
+    """The given words with capitals, wherever they stand alone; those that have one stay as they are ("McDonald")."""
     for name in names:
-        text = _word(name).sub(string.capwords(name), text)
+        if name.islower():
+            text = _word(name).sub(string.capwords(name), text)
     return text
-
-
-def as_typed(word: str, text: str) -> str:
-    """The word as it stands in a dressed text: as it is, with capitals, or in capitals."""
-    spellings = (word, string.capwords(word), word.upper())
-    return next((spelling for spelling in spellings if _word(spelling).search(text)), word)
 
 
 @cache

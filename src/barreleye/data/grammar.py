@@ -16,6 +16,12 @@ DETERMINERS = frozenset(
 # After these a noun need not be what the verb behind it speaks of: "the colour of my eyes is", "fish and chips is".
 LINKS = "and|or|nor|of|in|on|at|to|for|with|from|by|under|over|behind|near|like|than|about|between"
 _ARTICLE = re.compile(r"(?<![\w'-])(an?) ([^\W\d_][\w'-]*)", re.IGNORECASE)
+_ONE_ARE = re.compile(
+    rf"(?<![\w'-])(?P<link>(?:{LINKS}) )?(?P<phrase>(?:an?|my|your|his|her|its|thy|each|every) (?P<noun>[a-z]+)) are\b",
+    re.IGNORECASE,
+)
+AFTER_A_LETTER = frozenset("is are was and or but in on at to of for".split())  # "vitamin a is good", "plan a or b"
+NO_NOUNS = frozenset("own best last first other few many rest lot".split())  # "my own are", "a few are"
 _DOUBLED = re.compile(r"(?<![\w'-])(an?|the|my|your|its|our|their|thy) (an?|the|my|your|his|its|our|their|thy) ", re.I)
 
 
@@ -47,6 +53,13 @@ def plural_of(noun: str) -> str:
     return str(_engine().plural_noun(noun))
 
 
+@cache
+def _is_one(noun: str) -> bool:
+    """Whether a word is surely a noun in the singular: "mouth", and neither "eyes" nor "fish"."""
+    known = _engine()
+    return noun not in NO_NOUNS and not known.singular_noun(noun) and known.plural_noun(noun) != noun
+
+
 def has_determiner(text: str) -> bool:
     """Whether a phrase brings its own article, possessive or number: "a crumb", "my tail", "half a worm"."""
     return text.split()[0].lower() in DETERMINERS
@@ -55,9 +68,14 @@ def has_determiner(text: str) -> bool:
 def slips(text: str, plurals: Collection[str] = ()) -> Iterator[str]:
     """What is surely wrong in a text, in words. `plurals`: phrases that are known to take a plural verb."""
     for match in _ARTICLE.finditer(text):
-        said, word = match[1].lower(), match[2].lower()
-        if len(word) > 1 and article(word) != said:
-            yield f"{match[0]!r} needs {article(word)!r}"
+        said, word = match[1].lower(), match[2]
+        acronym = word.isupper() and not text.isupper()  # "an MRI", "a UFO": by how it is spelled or spoken
+        if len(word) > 1 and not acronym and word.lower() not in AFTER_A_LETTER and article(word.lower()) != said:
+            yield f"{match[0]!r} needs {article(word.lower())!r}"
+    for match in _ONE_ARE.finditer(text):
+        noun = match["noun"].lower()
+        if match["phrase"] not in plurals and not match["link"] and _is_one(noun):
+            yield f"{match['phrase'] + ' are'!r} needs 'is'"
     for match in _DOUBLED.finditer(text):
         yield f"{match[0].strip()!r} has one article too many"
     for phrase in plurals:

@@ -13,18 +13,20 @@ PERMUTATIONS = 128
 MISSED, FOUND_IN_VAIN = 0.9, 0.1  # what counts for more: a wrong candidate costs one comparison, a missed one is lost
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[tuple[int, int, float]]:
+def near_duplicates(
+    texts: Sequence[str], threshold: float = 0.8, most: int | None = None
+) -> list[tuple[int, int, float]]:
     """Pairs (i, j, likeness) of texts, i < j, in order: those that share `threshold` of their shingles or more.
 
     Likeness is the Jaccard index of the sets of 3-character shingles of the normalized texts: 1 for texts that differ
-    in case and punctuation alone. Many texts alike make many pairs. Needs `datasketch` (the extra "report"): raises
-    ImportError where it is missing.
+    in case and punctuation alone. Many texts alike make very many pairs: `most` of each j at most are looked at. Needs
+    `datasketch` (the extra "report"): raises ImportError where it is missing.
     """
     shingles = [_shingles(normalize(text)) for text in texts]
     index = _index(threshold)
     pairs = []
     for j, sketch in enumerate(_sketches(shingles)):
-        pairs += [(i, j, _likeness(shingles[i], shingles[j])) for i in index.query(sketch)]
+        pairs += [(i, j, _likeness(shingles[i], shingles[j])) for i in index.query(sketch)[:most]]
         index.insert(j, sketch)
     return sorted(pair for pair in pairs if pair[2] >= threshold)
 

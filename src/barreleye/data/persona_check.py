@@ -10,18 +10,20 @@ from barreleye.data.chat_format import Conversation
 from barreleye.data.grammar import LINKS, VERBS, slips
 from barreleye.data.near import near_duplicates
 from barreleye.data.persona import converse
-from barreleye.data.sheet import Persona, Place, templates
+from barreleye.data.routes import Stray, routes
+from barreleye.data.sheet import Persona, Place, is_follow_up, templates
 from barreleye.data.sheet_file import read_sheet
 from barreleye.data.split import clean_texts, follow_up_asks, remembered, split_prompts
 from barreleye.data.template import NAME, covering, slots_of, ways
 
 FEW_ASKS = 8
 SAMPLES = 4
+STRAYS = 8
 SEED = 1  # that of a training, unless another is asked for
 MARKUP = re.compile(r"[{}()|]")
 LITERAL_VERB = re.compile(
     rf"(?P<link>\b(?:{LINKS}) (?:the |my |your )?)?"
-    rf"\{{(?P<slot>(?P<name>{NAME})(?:#\d)?)\}} (?P<verb>are|{'|'.join(VERBS)})\b"
+    rf"\{{(?P<slot>(?P<one>a:)?(?P<name>{NAME})(?:#\d)?(?P<many>\.s)?)\}} (?P<verb>are|{'|'.join(VERBS)})\b"
 )
 
 
@@ -54,17 +56,26 @@ class PersonaCheck:
     findings: tuple[str, ...]
     """Each "file:line: what is wrong; what to do", in the order of the file."""
     samples: tuple[Conversation, ...]
+    routed: float | None
+    """The share of asks that are found by the others of their topic; None where it was not asked for, or cannot be
+    known without scikit-learn."""
+    strays: tuple[str, ...]
+    """Some of the asks that are not, of the topics with the fewest found: "file:line: ask (taken for topic)"."""
 
 
-def check(name_or_path: str | Path) -> PersonaCheck:
-    """Look a character sheet over. Raises ValueError as `load_persona` does where it cannot be read."""
-    persona, file, line_of = read_sheet(name_or_path)
+def check(name_or_path: str | Path, key_words: bool = False) -> PersonaCheck:
+    """Look a character sheet over; key_words: how well asks are found by theirs, too, which takes some seconds.
+
+    Raises ValueError as `load_persona` does where it cannot be read.
+    """
+    persona, file, _, line_of = read_sheet(name_or_path)
     finders = (unused_slots, few_asks, forgotten, grammar_slips, same_prompts, look_alikes)
     found = [
         (line_of(place), f"{problem} (see line {line_of(other)})" if other else problem)
         for finder in finders
         for place, problem, other in finder(persona)
     ]
+    routed, strays = poorest(persona) if key_words else (None, [])
     topics = persona.all_topics
     asks = [ask for topic in topics.values() for ask in topic.ask]
     replies = [line for place, lines in templates(persona) if place[-1] == "reply" for line in lines]
@@ -78,7 +89,23 @@ def check(name_or_path: str | Path) -> PersonaCheck:
         conversations=sum(ways([topic.ask, topic.reply], persona.fillers) for topic in topics.values()),
         findings=tuple(f"{file}:{line}: {problem}" for line, problem in sorted(found)),
         samples=tuple(converse(persona, n=SAMPLES, seed=SEED)),
+        routed=routed,
+        strays=tuple(f"{file}:{line_of(s.place)}: {s.ask!r} is taken for {s.taken_for!r}" for s in strays),
     )
+
+
+def poorest(persona: Persona) -> tuple[float | None, list[Stray]]:
+    """The share of asks that are found by their words, and some that are not: first those of the poorest topics."""
+    try:
+        found = routes(persona)
+    except ImportError:
+        return None, []
+    order = {name: i for i, name in enumerate(found.found)}
+    return found.share, sorted(found.strays, key=lambda stray: order[topic_of(stray.place)])[:STRAYS]
+
+
+def topic_of(place: Place) -> str:
+    return str(place[0] if place[0] == "confused" else place[1])
 
 
 def unused_slots(persona: Persona) -> Findings:
@@ -116,10 +143,12 @@ def forgotten(persona: Persona) -> Findings:
         for i, follow_up in enumerate(topic.follow_ups):
             if follow_up.later:
                 lists.append((("topics", name, "follow_ups", i, "reply"), follow_up.reply, "this reply does not say"))
-        missing = " or ".join(f"{{{slot}}}" for slot in sorted(told))
+        missing = " or ".join(
+            "{" + slot.name + (f"#{slot.number}" if slot.number > 1 else "") + "}" for slot in sorted(told)
+        )
         for place, lines, what in lists:
             for i, line in enumerate(lines):
-                if told.isdisjoint(slot.name for slot in slots_of(line)):
+                if told.isdisjoint(slot.key for slot in slots_of(line)):
                     yield Finding((*place, i), f"{what} {missing}, which is to be remembered; put it in")
 
 
@@ -144,14 +173,20 @@ def grammar_slips(persona: Persona) -> Findings:
 
 
 def _disagreement(line: str, persona: Persona) -> str | None:
-    """What is said of "{body} is" where a filler is plural, and of "{body} are" where one is not."""
+    """What is said of "{body} is" where a filler is plural, of "{body} are" where one is not, and of "{boat.s} is"."""
     for match in LITERAL_VERB.finditer(line):
         slot, verb = match["slot"], match["verb"]
         of_one = verb != "are"
+        said = f"{{{slot}}} {verb}"
+        if match["link"]:
+            continue
+        if match["one"] or match["many"]:
+            if bool(match["many"]) is of_one:
+                return f"{said!r} does not agree; write {VERBS[verb] if of_one else 'is'!r}"
+            continue
         wrong = [filler for filler in persona.fillers[match["name"]] if (filler in persona.plurals) is of_one]
-        if wrong and not match["link"]:
+        if wrong:
             number, agreeing = ("plural", verb) if of_one else ("not under plurals", "is")
-            said = f"{{{slot}}} {verb}"
             return f"{said!r}, and {wrong[0]!r} is {number}; write {{{slot}}} {{{slot}.{agreeing}}}"
     return None
 
@@ -172,7 +207,7 @@ def same_prompts(persona: Persona) -> Findings:
 def look_alikes(persona: Persona) -> Findings:
     """Asks of two topics, and replies anywhere, that are almost the same."""
     lines = [((*place, i), line) for place, lines in templates(persona) for i, line in enumerate(lines)]
-    asks = [(place, line) for place, line in lines if "ask" in place[-2:] and "follow_ups" not in place]
+    asks = [(place, line) for place, line in lines if "ask" in place[-2:] and not is_follow_up(place)]
     replies = [(place, line) for place, line in lines if "reply" in place[-2:]]
     for kind in (asks, replies):
         try:

@@ -92,6 +92,11 @@ def _wrong(place: Place, problem: str, first: Place | None = None) -> NoReturn:
     raise PydanticCustomError("sheet", "{problem}", {"problem": problem, "place": place, "first": first})
 
 
+def is_follow_up(place: Place) -> bool:
+    """Whether a list of lines stands under a `follow_ups`; a topic may be called that, too."""
+    return place[0] == "follow_ups" or "follow_ups" in place[2 if place[0] == "topics" else 1 :]
+
+
 def templates(persona: Persona) -> Iterator[tuple[Place, tuple[str, ...]]]:
     """Every list of lines of a sheet and its place, slots first."""
     for name, fillers in persona.slots.items():
@@ -135,7 +140,7 @@ def _check_templates(persona: Persona) -> None:
                 if slot.name not in fillers:
                     hint = did_you_mean(slot.name, fillers) or "add it under slots"
                     _wrong((*place, i), f"unknown slot {{{slot.name}}}; {hint}")
-                if slot.name == SAID and not ("follow_ups" in place and place[-1] == "reply"):
+                if slot.name == SAID and not (is_follow_up(place) and place[-1] == "reply"):
                     _wrong((*place, i), f"{{{SAID}}} stands in replies of follow_ups alone; move this line to one")
                 if slot.number > (have := len(fillers[slot.name])):
                     named = f"{{{slot.name}#{slot.number}}}"
@@ -168,6 +173,10 @@ def _check_follow_ups(persona: Persona) -> None:
         if follow_up.later:
             problem = "'later' belongs to a topic that tells something; move it there, or remove it"
             _wrong(("follow_ups", i, "later"), problem)
+    for i, follow_up in enumerate(persona.confused.follow_ups):
+        if follow_up.later:
+            problem = "'later' belongs to a topic that tells something, and this is none; remove it"
+            _wrong(("confused", "follow_ups", i, "later"), problem)
     for name, topic in persona.topics.items():
         told = {slot.key for ask in topic.ask for slot in slots_of(ask)}
         for i, follow_up in enumerate(topic.follow_ups):
@@ -211,7 +220,7 @@ def _check_duplicates(persona: Persona) -> None:
             if line in seen:
                 _wrong(here, "the same line twice; remove one", first=seen[line])
             seen[line] = here
-            if place[-1] == "ask" and "follow_ups" not in place:
+            if place[-1] == "ask" and not is_follow_up(place):
                 if line in asked:
                     problem = f"{line!r} is asked in two topics, {asked[line][-3]!r} too; keep one"
                     _wrong(here, problem, first=asked[line])

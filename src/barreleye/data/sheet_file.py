@@ -25,6 +25,7 @@ class SheetFile(NamedTuple):
 
     persona: Persona
     file: str
+    text: str
     line_of: Callable[[Place], int]
 
 
@@ -59,7 +60,9 @@ def read_sheet(name_or_path: str | Path) -> SheetFile:
     except FileNotFoundError:
         known = f"there are {', '.join(names)}" if names else "none is built in"
         hint = did_you_mean(str(name_or_path), names)
-        raise ValueError(f"no persona {str(name_or_path)!r}; {hint or known}, or give a .yaml file") from None
+        raise ValueError(
+            f"no persona {str(name_or_path)!r}; {hint or known}; or give a .yaml file that is there"
+        ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); give a .yaml file") from None
     return _read(data, path.name if path.parent == _FOLDER else str(path))
@@ -106,7 +109,7 @@ def _read(data: bytes, file: str) -> SheetFile:
     if root is None:
         fail(1, "the sheet is empty; it needs a name, topics and confused")
     try:
-        return SheetFile(Persona.model_validate(_plain(root, fail)), file, lambda place: _line(root, place))
+        return SheetFile(Persona.model_validate(_plain(root, fail)), file, text, lambda place: _line(root, place))
     except ValidationError as invalid:
         found = [(_line(root, _place(error)), error) for error in invalid.errors()]
         # A misspelt key is also a missing one; the misspelling says more.

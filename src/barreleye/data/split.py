@@ -10,7 +10,7 @@ from itertools import islice
 
 from barreleye.data.chat_format import Conversation
 from barreleye.data.dress import normalize
-from barreleye.data.sheet import Persona, templates
+from barreleye.data.sheet import Persona, is_follow_up, templates
 from barreleye.data.template import Slot, expansions, slots_of
 
 Asks = dict[str, tuple[str, ...]]
@@ -80,7 +80,7 @@ def _colliding(persona: Persona) -> dict[tuple[str, str], int]:
 
 
 def follow_up_asks(persona: Persona) -> list[str]:
-    return [ask for place, lines in templates(persona) if "follow_ups" in place and place[-1] == "ask" for ask in lines]
+    return [ask for place, lines in templates(persona) if is_follow_up(place) and place[-1] == "ask" for ask in lines]
 
 
 def clean_texts(persona: Persona, asks: Iterable[str]) -> dict[str, None]:
@@ -89,11 +89,11 @@ def clean_texts(persona: Persona, asks: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys(map(normalize, texts))
 
 
-def remembered(persona: Persona) -> dict[str, set[str]]:
+def remembered(persona: Persona) -> dict[str, set[Slot]]:
     """Topic -> the slots that it tells and a later follow-up asks for."""
     return {
         name: {
-            slot.name
+            slot
             for follow_up in topic.follow_ups
             if follow_up.later
             for slot in _slots(topic.ask) & _slots(follow_up.reply)
@@ -107,7 +107,7 @@ def hold_back(persona: Persona, seed: int) -> tuple[Persona, dict[str, tuple[str
     """The sheet without some names, numbers, favourites that later follow-ups ask for, and those fillers by slot."""
     rng = random.Random(f"hold back {seed}")
     held: dict[str, tuple[str, ...]] = {}
-    for name in sorted(set().union(*remembered(persona).values())):
+    for name in sorted({slot.name for told in remembered(persona).values() for slot in told}):
         fillers = [filler for filler in persona.slots[name] if not slots_of(filler)]
         if len(fillers) >= FEWEST_TO_HOLD_BACK:
             held[name] = tuple(rng.sample(fillers, max(2, round(len(fillers) * HELD_BACK))))
@@ -126,12 +126,23 @@ def scored_prompts(conversation: Conversation) -> list[str]:
     return [normalize(m.content) for m in conversation.messages if m.role == "user" and not m.shared]
 
 
-def overlap(train: Iterable[Conversation], held_out: Iterable[Conversation]) -> int:
-    """How many prompts of the held-out side training has too, as an ask or a follow-up.
+def overlap(train: Iterable[Conversation], held_out: Iterable[Conversation]) -> list[str]:
+    """The prompts of the held-out side that training has too, as an ask or a follow-up.
 
     Shared follow-ups of the held-out side do not count. Prompts are compared after `normalize`, so that
     another casing or final mark does not hide one.
     """
-    seen = {normalize(m.content) for conversation in train for m in conversation.messages if m.role == "user"}
     scored = {prompt for conversation in held_out for prompt in scored_prompts(conversation)}
-    return len(seen & scored)
+    return sorted(scored & user_prompts(train))
+
+
+def check_split(train: Iterable[Conversation], held_out: Iterable[Conversation]) -> None:
+    """Raises ValueError where training has a prompt that counts as unseen."""
+    if found := overlap(train, held_out):
+        what = "prompt stands" if len(found) == 1 else "prompts stand"
+        problem = f"{len(found)} held-out {what} in training too, such as {found[0]!r}"
+        raise ValueError(f"{problem}; what is asked of a model later must not be learned: train anew")
+
+
+def user_prompts(conversations: Iterable[Conversation]) -> set[str]:
+    return {normalize(m.content) for conversation in conversations for m in conversation.messages if m.role == "user"}

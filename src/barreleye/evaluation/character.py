@@ -1,8 +1,8 @@
 """Whether replies to unseen prompts are in character and on topic.
 
 The judges are classifiers of text: TF-IDF of words and pairs of words, then logistic regression. They learn from
-exchanges composed anew, see none of the prompts that are asked, and are themselves measured: a floor (what a reply gets
-that has nothing to do with it) and a ceiling (what the sheet's own reply to the same prompt gets).
+replies composed anew, and are themselves measured on others: a floor (what a reply gets that has nothing to do with it)
+and a ceiling (what the sheet's own reply to the same prompt gets).
 """
 
 import random
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from barreleye.data.chat_format import Conversation, Message
-from barreleye.data.dress import normalize, sentence_case
+from barreleye.data.dress import normalize
+from barreleye.data.persona import exchange
 from barreleye.data.sheet import Persona
 from barreleye.data.sheet_file import load_persona, persona_names
-from barreleye.data.template import Bindings, render
 from barreleye.evaluation.figures import Figure, bootstrap
 
 QUESTIONS = 200  # of each character
 FRESH = 4_000  # exchanges of each character that the classifiers learn from, as many of each topic
+EDITION = 0.2  # of its reply lines in common: two sheets are then one character
 NO_SHEET = "these chats came without a character sheet, and it says what is in character and on topic"
 
 
@@ -58,8 +58,8 @@ class Rate:
     share: Figure
     floor: Figure
     ceiling: Figure
-    of_ceiling: Figure
-    """share / ceiling, over the same prompts."""
+    of_ceiling: Figure | None
+    """share / ceiling, over the same prompts; None where the ceiling is 0."""
 
 
 @dataclass(frozen=True)
@@ -94,37 +94,29 @@ def unseen_questions(
     return questions
 
 
-def exchange(
-    persona: Persona, asks: Sequence[str], replies: Sequence[str], bound: Bindings, rng: random.Random
-) -> tuple[str, str]:
-    """A prompt, not dressed, and a reply, as the sheet writes them; slots in `bound` keep their filler."""
-    plurals = frozenset(persona.plurals)
-    prompt = render(rng.choice(asks), persona.fillers, bound, rng.choice, plurals)
-    reply = render(rng.choice(replies), persona.fillers, bound, rng.choice, plurals)
-    if persona.sentence_case:
-        reply = sentence_case(reply)
-    return prompt, reply
-
-
-def fresh_replies(persona: Persona, avoid: Collection[str], seed: int, n: int = FRESH) -> list[tuple[str, str]]:
-    """About `n` pairs of a topic and a reply to it, composed anew, as many of each topic; none is to a prompt that is,
-    normalized, in `avoid`."""
+def fresh_replies(persona: Persona, avoid: Collection[str], seed: int | str, n: int = FRESH) -> list[tuple[str, str]]:
+    """About `n` pairs of a topic and a reply to it, composed anew, as many of each topic; none of them in `avoid`."""
     rng = random.Random(f"fresh {seed}")
     made = []
     for name, topic in persona.all_topics.items():
         for _ in range(n // len(persona.all_topics)):
-            prompt, reply = exchange(persona, topic.ask, topic.reply, {}, rng)
-            if normalize(prompt) not in avoid:
+            _, reply = exchange(persona, topic.ask, topic.reply, {}, rng)
+            if reply not in avoid:
                 made.append((name, reply))
     return made
+
+
+def is_edition(persona: Persona, other: Persona) -> bool:
+    """Whether one sheet was made from the other, whatever its name: both then have one voice."""
+    ours, theirs = ({line for topic in p.all_topics.values() for line in topic.reply} for p in (persona, other))
+    return len(ours & theirs) >= EDITION * min(len(ours), len(theirs))
 
 
 class Judge:
     """Knows the voices of all built-in characters and of the run's own, and the topics of the run's own.
 
-    It learns from `n` exchanges of each, none of which has a prompt of `questions`. A built-in character whose name the
-    run's own has is left out: the run's is an edition of it. Raises ValueError without a sheet, or without
-    scikit-learn.
+    It learns from `n` replies of each, none of which is the true reply to one of the questions. A built-in character
+    of which the run's own is an edition is left out. Raises ValueError without a sheet, or without scikit-learn.
     """
 
     def __init__(
@@ -133,14 +125,17 @@ class Judge:
         if not personas:
             raise ValueError(NO_SHEET)
         self.personas = dict(personas)
-        own_names = {persona.name for persona in personas.values()}
         built_in = {name: load_persona(name) for name in persona_names()}
-        others = {name: persona for name, persona in built_in.items() if persona.name not in own_names}
-        asked = {normalize(question.prompt) for question in questions}
-        self.fresh = {name: fresh_replies(p, asked, seed, n) for name, p in {**others, **personas}.items()}
-        said = [(name, reply) for name, pairs in self.fresh.items() for _, reply in pairs]
+        own = personas.values()
+        others = {name: sheet for name, sheet in built_in.items() if not any(is_edition(sheet, mine) for mine in own)}
+        sheets = {**others, **personas}
+        truths = {question.truth for question in questions}
+        fresh = {name: fresh_replies(sheet, truths, seed, n) for name, sheet in sheets.items()}
+        said = [(name, reply) for name, pairs in fresh.items() for _, reply in pairs]
         self.voices = Classifier(said)
-        self.topics = {name: Classifier(self.fresh[name]) for name in personas}
+        self.topics = {name: Classifier(fresh[name]) for name in personas}
+        learned = {reply for _, reply in said}
+        self.strays = {name: fresh_replies(sheet, learned, f"{seed} again", n) for name, sheet in sheets.items()}
 
     def verdicts(self, questions: Sequence[Question], replies: Sequence[str]) -> list[Verdict]:
         """What each reply sounds like, the topic as the character of its question has them."""
@@ -152,10 +147,10 @@ class Judge:
         return [Verdict(voice, topic) for voice, topic in zip(self.voices(replies), topics, strict=True)]
 
     def stray_replies(self, questions: Sequence[Question], seed: int = 0) -> list[str]:
-        """For each question, a random reply of another character."""
+        """For each question, a random reply of another character that no classifier learned from."""
         rng = random.Random(f"stray {seed}")
         others = {
-            name: [pair for other, p in self.fresh.items() if other != name for pair in p] for name in self.topics
+            name: [pair for other, p in self.strays.items() if other != name for pair in p] for name in self.topics
         }
         return [rng.choice(others[question.character])[1] for question in questions]
 
@@ -200,12 +195,15 @@ def judge_manners(
         own = [i for i, question in enumerate(questions) if question.character == name]
         if own:
             shuffled = random.Random(f"shuffle {seed}").sample(own, len(own))
+            topics = [questions[i].topic for i in own]
             manners[name] = Manner(
-                rate(*([v[i].voice == name for i in own] for v in (verdicts, strays, truths))),
+                rate(*([v[i].voice == name for i in own] for v in (verdicts, strays, truths)), topics=topics),
                 rate(
-                    [verdicts[i].topic == questions[i].topic for i in own],
-                    [verdicts[j].topic == questions[i].topic for i, j in zip(own, shuffled, strict=True)],
-                    [truths[i].topic == questions[i].topic for i in own],
+                    *(
+                        [v[i].topic == topic for i, topic in zip(at, topics, strict=True)]
+                        for v, at in ((verdicts, own), (verdicts, shuffled), (truths, own))
+                    ),
+                    topics=topics,
                 ),
             )
     rows = [
@@ -225,8 +223,7 @@ def judge_manners(
     return manners, rows
 
 
-def rate(right: ArrayLike, by_chance: ArrayLike, of_truth: ArrayLike) -> Rate:
-    """From what was right (1) and wrong (0), prompt by prompt."""
-    # A prompt whose truth is not recognized still counts, and the bootstrap leaves out items of no size.
-    sizes = np.maximum(np.asarray(of_truth, float), 1e-15)
-    return Rate(bootstrap(right), bootstrap(by_chance), bootstrap(of_truth), bootstrap(right, sizes))
+def rate(right: ArrayLike, by_chance: ArrayLike, of_truth: ArrayLike, *, topics: Sequence[str] | None = None) -> Rate:
+    """From what was right (1) and wrong (0), prompt by prompt; those on one topic are resampled together."""
+    share, floor, ceiling = (bootstrap(amounts, clusters=topics) for amounts in (right, by_chance, of_truth))
+    return Rate(share, floor, ceiling, bootstrap(right, of_truth, topics) if ceiling.value else None)

@@ -22,6 +22,7 @@ NEAR = 0.8  # of the 3-character shingles in common
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 QUANTILE_NAMES = ("shortest", "5%", "25%", "median", "75%", "95%", "99%", "longest")
 TOPICS_SHOWN, LONGEST_SHOWN, PAIRS_SHOWN = 20, 5, 20
+PAIRS_EACH = 20  # earlier conversations that one is compared with: of a thousand alike, not all half a million pairs
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def data_report(run: Run) -> DataReport:
     known = list({normalize(m.content): None for c in train for m in c.messages if m.role == "user"})
     unseen = list({prompt: None for c in held_out for prompt in scored_prompts(c)})
     try:
-        pairs, across = near_duplicates(distinct, NEAR), near_across(unseen, known, NEAR)
+        pairs, across = near_duplicates(distinct, NEAR, most=PAIRS_EACH), near_across(unseen, known, NEAR)
     except ImportError:
         raise ValueError("a data report needs datasketch; pip install 'barreleye[report]'") from None
     return DataReport(
@@ -113,7 +114,7 @@ def data_report(run: Run) -> DataReport:
         same_in_training=len(texts) - len(distinct),
         near_in_training=len({i for *both, _ in pairs for i in both}),
         near_pairs=[Near(distinct[i], distinct[j], likeness) for i, j, likeness in _likest(pairs)],
-        overlap=overlap(train, held_out),
+        overlap=len(overlap(train, held_out)),
         held_out_prompts=len(unseen),
         near_across=len(across),
         near_across_pairs=[Near(unseen[i], known[j], likeness) for i, j, likeness in _likest(across)],

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -32,15 +32,24 @@ class Diversity:
     slips: Figure
 
 
-def diversity(replies: Sequence[str], plurals: Collection[str] = ()) -> tuple[Diversity, list[dict[str, Any]]]:
-    """The figures, and every reply with what was found in it. plurals: the sheet's.
+def diversity(
+    groups: Mapping[str, Sequence[str]], plurals: Collection[str] = ()
+) -> tuple[dict[str, Diversity], list[dict[str, Any]]]:
+    """The figures of some groups of replies ("generated", "true"), and every reply with what was found in it.
 
-    Compare with the sheet's own replies to the same prompts: these shares depend on how many replies there are.
+    plurals: the sheet's. Compare with the sheet's own replies to the same prompts: these shares depend on how many
+    replies there are.
     """
-    loops = [has_loop(reply) for reply in replies]
-    found = [list(slips(reply.lower(), [plural.lower() for plural in plurals])) for reply in replies]
-    figures = Diversity(distinct(replies, 1), distinct(replies, 2), bootstrap(loops), bootstrap(list(map(len, found))))
-    rows = [{"reply": r, "loop": l, "slips": s} for r, l, s in zip(replies, loops, found, strict=True)]
+    figures, rows = {}, []
+    for group, replies in groups.items():
+        loops = [has_loop(reply) for reply in replies]
+        found = [list(slips(reply.lower(), [plural.lower() for plural in plurals])) for reply in replies]
+        counts = bootstrap(list(map(len, found)))
+        figures[group] = Diversity(distinct(replies, 1), distinct(replies, 2), bootstrap(loops), counts)
+        rows += [
+            {"group": group, "reply": reply, "loop": loop, "slips": slipped}
+            for reply, loop, slipped in zip(replies, loops, found, strict=True)
+        ]
     return figures, rows
 
 

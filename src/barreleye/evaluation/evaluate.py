@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from barreleye.evaluation.character import NO_SHEET, Judge, judge_manners, unsee
 from barreleye.evaluation.diversity import diversity
 from barreleye.evaluation.figures import Figure, paired
 from barreleye.evaluation.memorization import extraction, originality, replies_of
-from barreleye.evaluation.recall import NOTHING_TOLD, compose_recalls, memories, recall_rates
+from barreleye.evaluation.recall import NOTHING_TOLD, Recall, compose_recalls, memories, recall_rates
 from barreleye.evaluation.replies import reply_all
 from barreleye.evaluation.robustness import robustness
 from barreleye.evaluation.scores import MODEL, SETS, score_run
 from barreleye.files import json_lines, to_json, write_file
 from barreleye.run import Run
 
+VERSION = 1  # of what is measured, and how: a saved evaluation of another one is made anew
 SEED = 0  # of what is drawn, asked and sampled: two evaluations of one run are equal
 UNSEEN_PROMPTS = SETS["held_out"]
 
@@ -33,92 +34,93 @@ Say = Callable[[str], None]
 class Evaluation:
     """Figures by part ("scores", "manners", "recall", ...), as plain dictionaries, with the raw lines of each part.
 
-    absent: part -> why it could not be measured. weights: SHA-256 of the weights that were measured.
+    steps: how many there were to be. absent: why -> the parts that could not be measured. weights: SHA-256 of the
+    weights that were measured.
     """
 
     run: str
     step: int
+    steps: int
     weights: str
     sampling: dict[str, Any]
     parts: dict[str, Any]
-    absent: dict[str, str]
+    absent: dict[str, list[str]]
     raw: dict[str, list[dict[str, Any]]]
+    version: int = VERSION
+
+
+Part = tuple[Any, list[dict[str, Any]]]
+"""Figures, and the raw lines that they were computed from."""
 
 
 def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evaluation:
     """Measure a run of chats; takes a few minutes. `say` is told of each part as it begins.
 
-    Raises ValueError for a run of plain text, or without scikit-learn.
+    Raises ValueError for a run of plain text, for one whose split is broken, or without scikit-learn.
     """
-    corpus = run.corpus()
+    weights, step, corpus = weights_of(run), run.step, run.corpus()
     if isinstance(corpus.train, str) or isinstance(corpus.held_out, str):
         raise ValueError(f"{run.path}: learned from plain text, and this judges replies; its held-out loss is in runs")
-    model, tokenizer, personas = run.load_model(), run.tokenizer, run.personas()
-    sampling = Sampling(seed=seed)  # as `barreleye chat` samples
-    parts: dict[str, Any] = {}
-    absent: dict[str, str] = {}
-    raw: dict[str, list[dict[str, Any]]] = {}
+    corpus.check()
+    personas, sampling = run.personas(), Sampling(seed=seed)  # as `barreleye chat` samples
+    model, tokenizer = run.load_model(), run.tokenizer
 
     say("bits per byte of unseen replies, and of three baselines")
     scores = score_run(run, model, seed=seed)
-    parts["scores"], raw["scores"] = {"sets": plain(scores.sets), "lookup_weight": scores.lookup_weight}, scores.raw
+    parts: dict[str, Part] = {"scores": ({"sets": scores.sets, "lookup_weight": scores.lookup_weight}, scores.raw)}
 
     say("replies to unseen prompts")
     questions = unseen_questions(corpus.held_out, personas, seed=seed)
     replies = reply_all(model, tokenizer, [question.chat for question in questions], sampling)
     truths = [question.truth for question in questions]
-    judge = None
-    if personas:
-        judge = Judge(personas, questions, seed)
-        manners, raw["manners"] = judge_manners(judge, questions, replies, seed)
-        parts["manners"] = plain(manners)
-    else:
-        raw["manners"] = [
-            {"prompt": q.prompt, "reply": r, "truth": q.truth} for q, r in zip(questions, replies, strict=True)
-        ]
-        absent |= dict.fromkeys(("manners", "recall", "robustness"), NO_SHEET)
-
-    plurals = {plural for persona in personas.values() for plural in persona.plurals}
-    parts["diversity"] = {}
-    for who, said in (("generated", replies), ("true", truths)):
-        figures, raw[f"diversity_{who}"] = diversity(said, plurals)
-        parts["diversity"][who] = plain(figures)
+    said = {"generated": replies, "true": truths}
+    parts["replies"] = (
+        None,
+        [
+            {"character": question.character, "topic": question.topic, "prompt": question.prompt, "reply": reply}
+            | {"truth": question.truth}
+            for question, reply in zip(questions, replies, strict=True)
+        ],
+    )
+    parts["diversity"] = diversity(said, {plural for persona in personas.values() for plural in persona.plurals})
 
     say("what it has by heart")
-    groups = {"generated": replies, "true": truths}
-    found, raw["originality"] = originality(groups, replies_of(corpus.train), seed)
+    parts["originality"] = originality(said, replies_of(corpus.train), seed)
     taken = extraction(model, tokenizer, corpus.train, corpus.held_out, seed=seed)
-    parts["originality"] = plain(found)
-    parts["extraction"], raw["extraction"] = (
-        {"training": plain(taken.training), "held_out": plain(taken.held_out)},
-        taken.raw,
-    )
+    parts["extraction"] = {"training": taken.training, "held_out": taken.held_out}, taken.raw
 
-    if judge:
+    absent: dict[str, list[str]] = {}
+    if personas:
+        judge = Judge(personas, questions, seed)
+        parts["manners"] = judge_manners(judge, questions, replies, seed)
         say("what it remembers of a conversation")
-        recalls, recalled = [], []
-        if any(memories(persona) for persona in personas.values()):
+        recalls: list[Recall] = []
+        if any(map(memories, personas.values())):
             recalls = compose_recalls(personas, corpus.report.get("unseen_fillers", {}), corpus.train, seed)
-            recalled = reply_all(model, tokenizer, [recall.chat for recall in recalls], sampling)
-            rates, raw["recall"] = recall_rates(recalls, recalled)
-            parts["recall"] = plain(rates)
+        recalled = reply_all(model, tokenizer, [recall.chat for recall in recalls], sampling)
+        if recalls:
+            parts["recall"] = recall_rates(recalls, recalled)
         else:
-            absent["recall"] = NOTHING_TOLD
+            absent[NOTHING_TOLD] = ["recall"]
         say("the same prompts in capitals, with typos, in other scripts")
-        robust, raw["robustness"] = robustness(
-            model, tokenizer, judge, questions, replies, recalls, recalled, sampling, seed
-        )
-        parts["robustness"] = plain(robust)
-    return Evaluation(run.name, run.step, weights_of(run), dataclasses.asdict(sampling), parts, absent, raw)
+        parts["robustness"] = robustness(model, tokenizer, judge, questions, replies, recalls, recalled, sampling, seed)
+    else:
+        absent[NO_SHEET] = ["in character", "on topic", "recall", "robustness"]
+    return Evaluation(
+        run.name,
+        step,
+        run.config.train.steps,
+        weights,
+        dataclasses.asdict(sampling),
+        {name: plain(figures) for name, (figures, _) in parts.items() if figures is not None},
+        absent,
+        {name: plain(lines) for name, (_, lines) in parts.items()},
+    )
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, in whatever holds them, as dictionaries."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    """As it is read back from JSON: dataclasses as dictionaries, keys as text."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def weights_of(run: Run) -> str:
@@ -132,19 +134,21 @@ def save(run: Run, evaluation: Evaluation) -> None:
     for name, lines in evaluation.raw.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_file(folder / f"{name}.jsonl", text.encode())
-    figures = {key: value for key, value in vars(evaluation).items() if key != "raw"}
-    write_file(folder.with_suffix(".json"), to_json(figures))
+    write_file(folder.with_suffix(".json"), to_json(vars(evaluation) | {"raw": list(evaluation.raw)}))
 
 
 def saved(run: Run) -> Evaluation | None:
-    """The evaluation of these very weights, if there is one."""
+    """The evaluation of these very weights by this very version, if there is one with all its raw lines."""
     folder = run.path / "reports" / "evaluation"
     try:
         figures = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
-        if figures["weights"] != weights_of(run):
+        files = {name: folder / f"{name}.jsonl" for name in figures.pop("raw")}
+        if not all(file.exists() for file in files.values()):
             return None
-        return Evaluation(**figures, raw={file.stem: list(json_lines(file)) for file in sorted(folder.glob("*.jsonl"))})
-    except (OSError, ValueError, TypeError, KeyError):
+        raw = {name: list(json_lines(file)) for name, file in files.items()}
+        kept = Evaluation(**figures, raw=raw)
+        return kept if (kept.version, kept.weights) == (VERSION, weights_of(run)) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -156,40 +160,63 @@ class Difference:
     a: float
     b: float
     difference: Figure
+    fewer_is_better: bool = False
 
     @property
     def words(self) -> str:
         if self.difference.low <= 0 <= self.difference.high:
             return "no difference that these items can show"
-        return f"{'b' if self.difference.value > 0 else 'a'} is higher"
+        return f"{'b' if (self.difference.value > 0) is not self.fewer_is_better else 'a'} is better"
+
+
+Line = dict[str, Any]
 
 
 def compare(a: Evaluation, b: Evaluation) -> list[Difference]:
-    """What two runs can be compared on: the replies and prompts that neither has seen, item by item.
+    """What two runs can be compared on: what both were asked and neither has seen, item by item (a paired bootstrap).
 
     Raises ValueError where they share none.
     """
-    differences = []
-    for name in SETS.values():
-        ours, theirs = (
-            {(line["prompt"], line["reply"]): line for line in e.raw["scores"] if line["set"] == name} for e in (a, b)
-        )
-        both = [key for key in ours if key in theirs]
-        if both:
-            sizes = [ours[key]["bytes"] for key in both]
-            bits_a, bits_b = ([side[key]["nats"][MODEL] / math.log(2) for key in both] for side in (ours, theirs))
-            differences.append(_difference(f"bits per byte, {name}", bits_a, bits_b, sizes))
-    for key, name in (("in_character", "in character"), ("relevant", "on topic")):
-        ours, theirs = ({line["prompt"]: line for line in e.raw["manners"] if key in line} for e in (a, b))
-        both = [prompt for prompt in ours if prompt in theirs]
-        if both:
-            right_a, right_b = ([float(side[prompt][key]) for prompt in both] for side in (ours, theirs))
-            differences.append(_difference(f"{name}, {UNSEEN_PROMPTS}", right_a, right_b))
+    found = [
+        *(_difference(a, b, "scores", f"bits per byte, {name}", _context_in(name), _bits) for name in SETS.values()),
+        _difference(a, b, "manners", f"in character, {UNSEEN_PROMPTS}", _question, lambda line: line["in_character"]),
+        _difference(a, b, "manners", f"on topic, {UNSEEN_PROMPTS}", _question, lambda line: line["relevant"]),
+        _difference(a, b, "recall", "recall", lambda line: str(line["messages"]), lambda line: line["remembered"]),
+    ]
+    differences = [difference for difference in found if difference]
     if not differences:
         raise ValueError(f"{a.run} and {b.run} share no unseen prompt; grow both from one sheet with one --seed")
     return differences
 
 
-def _difference(name: str, a: Sequence[float], b: Sequence[float], sizes: Sequence[float] | None = None) -> Difference:
-    total = sum(sizes) if sizes else len(a)
-    return Difference(name, sum(a) / total, sum(b) / total, paired(b, a, sizes))
+def _difference(
+    a: Evaluation,
+    b: Evaluation,
+    part: str,
+    name: str,
+    key: Callable[[Line], Any],
+    amount: Callable[[Line], float],
+) -> Difference | None:
+    """Over the lines of a part whose keys both have; those on one topic, or with one thing told, hang together."""
+    ours, theirs = ({key(line): line for line in e.raw.get(part, ())} for e in (a, b))
+    both = [item for item in ours if item in theirs and item is not None]
+    if not both:
+        return None
+    bits = part == "scores"
+    sizes = [float(ours[item]["bytes"]) if bits else 1.0 for item in both]
+    amounts_a, amounts_b = ([float(amount(side[item])) for item in both] for side in (ours, theirs))
+    clusters = [ours[item].get("topic") or ours[item].get("told") or item for item in both]
+    difference = paired(amounts_b, amounts_a, sizes, clusters)
+    return Difference(name, sum(amounts_a) / sum(sizes), sum(amounts_b) / sum(sizes), difference, fewer_is_better=bits)
+
+
+def _context_in(name: str) -> Callable[[Line], Any]:
+    return lambda line: (line["context"], line["reply"]) if line["set"] == name else None
+
+
+def _question(line: Line) -> tuple[str, str]:
+    return line["character"], line["prompt"]
+
+
+def _bits(line: Line) -> float:
+    return float(line["nats"][MODEL]) / math.log(2)

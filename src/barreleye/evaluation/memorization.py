@@ -28,7 +28,8 @@ class Originality:
 
     exact: Figure
     normalized: Figure
-    new_ngrams: dict[int, Figure]
+    new_ngrams: dict[str, Figure]
+    """"4" and "8"."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def originality(
 def _originality(lines: Sequence[dict[str, Any]], seed: int) -> Originality:
     exact, normalized = (bootstrap([line[how] for line in lines], seed=seed) for how in ("exact", "normalized"))
     new = {
-        n: bootstrap([line["new_ngrams"][n] for line in lines], [line["ngrams"][n] for line in lines], seed=seed)
+        str(n): bootstrap([line["new_ngrams"][n] for line in lines], [line["ngrams"][n] for line in lines], seed=seed)
         for n in NGRAMS
         if any(line["ngrams"][n] for line in lines)
     }

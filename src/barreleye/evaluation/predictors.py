@@ -4,6 +4,7 @@ Each gives the negative log-likelihood, in nats, of the same tokens that a model
 N tokens of several rows end to end, P distinct prompts, Q queries.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Reply:
     prompt: str
     text: str
     shared: bool
+    context: str
+    """A hash of all that was said before: equal where two runs are asked the same."""
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -43,10 +46,11 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A conversation in tokens, and its replies."""
+    """A conversation in tokens, its replies, and what it is about."""
 
     ids: np.ndarray
     replies: tuple[Reply, ...]
+    topic: str = ""
 
     @property
     def scored(self) -> tuple[Reply, ...]:
@@ -62,7 +66,7 @@ def encode_rows(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> 
         inside = np.array([0, *(part != Part.OTHER for part in parts), 0])
         edges = np.flatnonzero(np.diff(inside)).tolist()  # where a reply starts, and where it ends
         spans = iter(zip(edges[::2], edges[1::2], strict=True))
-        replies, system, prompt = [], "", ""
+        replies, system, prompt, said = [], "", "", hashlib.sha256()
         for message in conversation.messages:
             if message.role == "system":
                 system = message.content
@@ -71,8 +75,10 @@ def encode_rows(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> 
             else:
                 start, end = next(spans)
                 text = message.content.strip()
-                replies.append(Reply(ids[start:end], start, system, prompt, text, message.shared))
-        rows.append(Row(ids, tuple(replies)))
+                context = said.hexdigest()[:16]
+                replies.append(Reply(ids[start:end], start, system, prompt, text, message.shared, context))
+            said.update(f"{message.role}\n{message.content}\n".encode())
+        rows.append(Row(ids, tuple(replies), conversation.topic))
     return rows
 
 

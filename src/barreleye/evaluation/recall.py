@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from barreleye.data.chat_format import Conversation, Message
-from barreleye.data.dress import MARKS, normalize
-from barreleye.data.sheet import SAID, FollowUp, Persona
+from barreleye.data.dress import normalize
+from barreleye.data.persona import exchange, said_back
+from barreleye.data.sheet import SAID, FollowUp, Persona, Topic
 from barreleye.data.template import Bindings, Slot, render, slots_of
-from barreleye.evaluation.character import exchange
 from barreleye.evaluation.figures import Figure, bootstrap
 
 DISTANCES = (1, 2, 3, 4)
@@ -113,11 +113,13 @@ def compose_recalls(
         for memory in memories(persona):
             slot = memory.slot.name
             n, distances = (PER_NAME, DISTANCES) if slot == name_slot(persona) else (PER_OTHER, OTHER_DISTANCES)
+            others = _others(known, memory)
             for is_known, fillers in ((True, told[slot]), (False, unseen.get(slot, ()))):
-                for distance in distances if fillers else ():
+                for distance in [d for d in distances if fillers and d <= 1 + len(others)]:
                     found: dict[tuple[str, ...], Recall] = {}
                     for _ in range(TRIES * n):
-                        text, chat, truth = _compose(known, memory, rng.choice(fillers), distance, rng)
+                        between = rng.sample(others, distance - 1)
+                        text, chat, truth = _compose(known, memory, rng.choice(fillers), between, rng)
                         key = tuple(normalize(message.content) for message in chat)
                         if key not in in_training:
                             found[key] = Recall(name, slot, text, is_known, distance, (*system, *chat), truth)
@@ -129,23 +131,25 @@ def compose_recalls(
     return recalls
 
 
+def _others(persona: Persona, memory: Memory) -> list[Topic]:
+    """What may be talked about between the telling and the question."""
+    asked_back = set(memory.follow_up.ask)  # by another topic too, where nothing was told: it would now be wrong
+    return [
+        topic
+        for name, topic in persona.all_topics.items()
+        if name != memory.topic and name not in persona.unseen and asked_back.isdisjoint(topic.ask)
+    ]
+
+
 def _compose(
-    persona: Persona, memory: Memory, filler: str, distance: int, rng: random.Random
+    persona: Persona, memory: Memory, filler: str, between: Sequence[Topic], rng: random.Random
 ) -> tuple[str, tuple[Message, ...], str]:
     """(what is told, the conversation up to the question, the sheet's answer)"""
     text = render(filler, persona.fillers, {}, rng.choice, persona.plurals)
     bound: Bindings = {memory.slot: (filler, text)}
     said = [exchange(persona, memory.asks, persona.topics[memory.topic].reply, bound, rng)]
-    asked_back = set(memory.follow_up.ask)  # by another topic too, where nothing was told: it would now be wrong
-    others = [
-        topic
-        for name, topic in persona.all_topics.items()
-        if name != memory.topic and name not in persona.unseen and asked_back.isdisjoint(topic.ask)
-    ]
-    between = rng.sample(others, min(distance - 1, len(others)))
     said += [exchange(persona, topic.ask, topic.reply, {}, rng) for topic in between]
-    last = said[-1][0].rstrip(MARKS) or said[-1][0]
-    bound[Slot(SAID)] = (last, last)
+    bound[Slot(SAID)] = said_back(said[-1][0])
     question, truth = exchange(persona, memory.follow_up.ask, memory.follow_up.reply, bound, rng)
     chat = [Message(*turn) for pair in said for turn in zip(("user", "assistant"), pair, strict=True)]
     return text, (*chat, Message("user", question)), truth

@@ -1,10 +1,12 @@
 """An evaluation in words, tables and one figure: for the terminal, and as the page `reports/evaluation.html`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from barreleye.evaluation.evaluate import Difference, Evaluation
+from barreleye.evaluation.memorization import REPEATS
 from barreleye.files import write_file
 from barreleye.reports.page import Sample, Section, Table, page
 from barreleye.run import Run
@@ -14,34 +16,39 @@ INTERVALS = "In brackets the bootstrap 95% interval."
 Figures = Mapping[str, Any]
 
 
-def number(figure: Figures, digits: int = 3) -> str:
-    """0.247 [0.239, 0.255]"""
+def number(figure: Figures | None, digits: int = 3) -> str:
+    """0.247 [0.239, 0.255]; nothing where there was nothing to measure."""
+    if figure is None:
+        return ""
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
-def share(figure: Figures) -> str:
+def share(figure: Figures | None) -> str:
     """97.5% [95.0, 99.5]"""
+    if figure is None:
+        return ""
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
     return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
-def points(figure: Figures) -> str:
-    return number(figure, 1)
+def grown(evaluation: Evaluation) -> str:
+    """fish after 850 steps"""
+    early = f" of {evaluation.steps:,}, stopped early" if evaluation.step < evaluation.steps else ""
+    return f"{evaluation.run} after {evaluation.step:,}{early or ' steps'}"
 
 
 def summary(evaluation: Evaluation) -> list[str]:
     """What matters, in words."""
     sets = evaluation.parts["scores"]["sets"]
-    words = [f"{evaluation.run} after {evaluation.step:,} steps. {INTERVALS}"]
+    words = [f"{grown(evaluation)}. {INTERVALS}"]
     words += [f"It {scored['verdict']}." for scored in sets.values()]
     for name, manner in evaluation.parts.get("manners", {}).items():
         words.append(
             f"{name}: {share(manner['in_character']['share'])} of its replies to unseen prompts are in character, and "
-            f"{share(manner['relevance']['share'])} on the topic asked, "
-            f"{share(manner['relevance']['of_ceiling'])} of what the sheet's own replies get."
+            f"{share(manner['relevance']['share'])} on the topic asked "
+            f"(the sheet's own replies: {share(manner['relevance']['ceiling'])})."
         )
-    for part, why in evaluation.absent.items():
-        words.append(f"Not measured: {part}, because {why}.")
+    words += [f"Not measured: {', '.join(parts)}, because {why}." for why, parts in evaluation.absent.items()]
     return words
 
 
@@ -55,7 +62,9 @@ def sections(evaluation: Evaluation) -> list[Section]:
         found.append(_recall(parts["recall"]))
     if "robustness" in parts:
         found.append(_robustness(parts["robustness"]))
-    return [*found, _memorization(parts), _diversity(parts["diversity"]), _samples(evaluation.raw["manners"])]
+    has_sheet = "manners" in parts
+    lines = evaluation.raw["manners" if has_sheet else "replies"]
+    return [*found, _memorization(parts, has_sheet), _diversity(parts["diversity"]), _samples(lines)]
 
 
 def _bits(scores: Figures) -> Section:
@@ -134,18 +143,19 @@ def _recall(rates: Sequence[Figures]) -> Section:
 
 
 def _robustness(robust: Figures) -> Section:
-    names = {"in_character": "in character", "relevance": "on topic", "recall": "recall, 2 turns"}
-    rows = [
-        (change, character, *(points(drops[key]["points"]) if drops[key] else "" for key in names))
-        for change, characters in robust.items()
-        for character, drops in characters.items()
-    ]
-    words = ["The same prompts typed otherwise: percentage points lost against the prompts as they were."]
-    columns = tuple(names.values())
+    names = {"in_character": "in character", "relevance": "on topic", "recall": "a name, 2 turns"}
+    rows = []
+    for change, characters in robust.items():
+        for character, drops in characters.items():
+            measured = [drops[key] or {"share": None, "points": None} for key in names]
+            cells = [cell for drop in measured for cell in (share(drop["share"]), number(drop["points"], 1))]
+            rows.append((change, character, *cells))
+    words = ["The same prompts typed otherwise, and the percentage points lost against the prompts as they were."]
+    columns = [heading for name in names.values() for heading in (name, f"{name}, lost")]
     return Section("Typed otherwise", words, [Table(("prompts", "character", *columns), rows, columns)])
 
 
-def _memorization(parts: Figures) -> Section:
+def _memorization(parts: Figures, has_sheet: bool) -> Section:
     groups = {"generated": "the model's", "true": "true replies"}
     rows = []
     for key, name in groups.items():
@@ -154,14 +164,15 @@ def _memorization(parts: Figures) -> Section:
         rows.append((name, share(found["exact"]), share(found["normalized"]), *new))
     headings = ("replies", "verbatim in training", "normalized", "new 4-grams", "new 8-grams")
     taken = parts["extraction"]
-    repeats = list(dict.fromkeys((*taken["training"], *taken["held_out"])))
+    repeats = [group for group in REPEATS if group in taken["training"] or group in taken["held_out"]]
     extracted = [
         (name, *(share(taken[side][group]) if group in taken[side] else "" for group in repeats))
         for side, name in (("training", "training rows"), ("held_out", "held-out rows"))
     ]
     columns = tuple(f"reply {group}x in training" for group in repeats)
     words = [
-        "A sheet makes replies of parts, so true replies to unseen prompts are in training too: compare with them. "
+        "Compare with the true replies to the same prompts"
+        f"{': a sheet makes replies of parts, so these are in training, too' if has_sheet else ''}. "
         "For the second table the model is given a prompt and half of the reply; counted is exactly the rest.",
     ]
     return Section(
@@ -183,7 +194,7 @@ def _diversity(diverse: Figures) -> Section:
         for who, found in diverse.items()
     ]
     headings = ("replies", "distinct-1", "distinct-2", "go in circles", "slips of article and number, each")
-    words = ["Slips are what the sheet's own rules can see; this is no full grammar check."]
+    words = ["Slips are what a few sure rules of article and number see; this is no full grammar check."]
     return Section("Variety", words, [Table(headings, rows, headings[1:])])
 
 
@@ -191,11 +202,11 @@ def _samples(lines: Sequence[Figures]) -> Section:
     samples = [
         Sample(
             line["prompt"] + _marks(line),
-            [("user", line["prompt"]), ("assistant", line["reply"]), ("sheet", line["truth"])],
+            [("user", line["prompt"]), ("assistant", line["reply"]), ("truth", line["truth"])],
         )
-        for line in lines[:: max(1, len(lines) // SAMPLES)]
+        for line in lines[:: math.ceil(len(lines) / SAMPLES)]
     ]
-    words = ["What it said to unseen prompts, and below it what its sheet says. All are in reports/evaluation/."]
+    words = ["What it said to unseen prompts, and below it the true reply. All are in reports/evaluation/."]
     return Section("Replies", words, samples=samples)
 
 
@@ -213,7 +224,7 @@ def comparison(a: Evaluation, b: Evaluation, differences: Sequence[Difference]) 
         for d in differences
     ]
     headings = ("", f"a: {a.run}", f"b: {b.run}", "b minus a", "items", "")
-    words = [f"{a.run} and {b.run}, on the items that both were asked and neither learned from. {INTERVALS}"]
+    words = [f"{grown(a)}, and {grown(b)}: on what both were asked and neither learned from. {INTERVALS}"]
     return words, [Section("Side by side", tables=[Table(headings, rows, headings[1:5])])]
 
 

@@ -129,10 +129,15 @@ def measure_drops(
         fillers = {i: recall.filler for i, recall in enumerate(recalls) if recall.character == name}
         if topics:
             drops[name] = Drops(
-                drop([heard[i].voice == name for i in topics], [heard_after[i].voice == name for i in topics]),
+                drop(
+                    [heard[i].voice == name for i in topics],
+                    [heard_after[i].voice == name for i in topics],
+                    clusters=list(topics.values()),
+                ),
                 drop(
                     [heard[i].topic == topic for i, topic in topics.items()],
                     [heard_after[i].topic == topic for i, topic in topics.items()],
+                    clusters=list(topics.values()),
                 ),
                 drop(
                     [remembers(recalled_before[i], filler) for i, filler in fillers.items()],

@@ -128,6 +128,8 @@ def _lines(name: str, rows: Sequence[Row], nats: dict[str, np.ndarray]) -> list[
         {
             "set": name,
             "conversation": number,
+            "topic": rows[number].topic,
+            "context": reply.context,
             "prompt": reply.prompt,
             "reply": reply.text,
             "tokens": len(reply.ids),
@@ -139,8 +141,9 @@ def _lines(name: str, rows: Sequence[Row], nats: dict[str, np.ndarray]) -> list[
 
 
 def summarize(lines: Sequence[dict[str, Any]], seed: int = 0) -> SetScore:
-    """The figures of one set from its replies. Conversations are resampled, not replies or tokens."""
-    sizes, clusters = [line["bytes"] for line in lines], [line["conversation"] for line in lines]
+    """The figures of one set from its replies. Topics are resampled where there are any, or else conversations: neither
+    replies nor tokens, which hang together."""
+    sizes, clusters = [line["bytes"] for line in lines], [line["topic"] or line["conversation"] for line in lines]
     bits = {who: [line["nats"][who] / math.log(2) for line in lines] for who in lines[0]["nats"]}
     ours = bits.pop(MODEL)
     differences = {who: paired(ours, theirs, sizes, clusters, seed) for who, theirs in bits.items()}
@@ -163,7 +166,7 @@ def verdict(name: str, differences: dict[str, Figure]) -> str:
     said = f"{' but '.join(f'{verb} {_listed(whom)}' for verb, whom in parts if whom)} on {name}"
     if name != SETS["held_out"]:
         return said
-    return said + (": it has not generalized" if "lookup" in unbeaten else ": it has generalized")
+    return said + (": it has not generalized" if unbeaten else ", and so says more than what was said to similar ones")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -102,7 +102,9 @@ def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run
         run.config = dataclasses.replace(run.config, train=train_config)
         with run.lock():
             runs.write_file(run.path / "config.toml", run.config.to_toml().encode())
-    data = encode(run.corpus(), run.tokenizer, run.config, run.path / "cache")
+    corpus = run.corpus()
+    corpus.check()
+    data = encode(corpus, run.tokenizer, run.config, run.path / "cache")
     with memory_errors():
         return _learn(run, data, Transformer(run.config.model), kept, quiet)
 
@@ -247,10 +249,17 @@ def size_of(corpus: Corpus) -> str:
     if isinstance(corpus.train, str):
         return f"{len(corpus.train):,} characters to learn from, {len(corpus.held_out):,} held out"
     shared = corpus.report["overlap"]
-    return (
-        f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
-        f" ({shared} prompts on both sides)"
-    )
+    size = f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
+    dropped = [
+        f"{corpus.report[key]:,} {what}"
+        for key, what in (
+            ("duplicates_dropped", "exact duplicates dropped"),
+            ("held_out_shared", "held-out exchanges not scored, as training has their prompts"),
+            ("held_out_dropped", "held-out chats dropped, as all their prompts are in training"),
+        )
+        if corpus.report.get(key)
+    ]
+    return f"{size} ({'; '.join([f'{shared} prompts on both sides', *dropped])})"
 
 
 def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:

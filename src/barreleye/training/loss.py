@@ -31,4 +31,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV * upstream.to(gradient_NV.dtype), None
+        # float16 would make infinity of the factor that a gradient scaler begins with.
+        wide_NV = gradient_NV.float() if gradient_NV.dtype is torch.float16 else gradient_NV
+        return (wide_NV * upstream.to(wide_NV.dtype)).to(gradient_NV.dtype), None

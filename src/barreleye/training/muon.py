@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5: Jordan's, steep at 0 and near 1 from 0.7 to 1.2
 STEPS = 4  # fewer leave small directions small; more go wrong in bfloat16, as the Gram matrix is squared each time
+TINY = 1e-7  # keeps a norm of zero from dividing
 
 
 class Muon(Optimizer):
@@ -30,7 +31,8 @@ class Muon(Optimizer):
                 momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 nesterov = weight.grad.lerp(momentum, group["momentum"])
                 rows, columns = weight.shape
-                weight.add_(orthogonal(nesterov.to(self.dtype)), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                scaled = nesterov / (nesterov.norm() + TINY)  # first, or half precision would round a small one to zero
+                weight.add_(orthogonal(scaled.to(self.dtype)), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
 def orthogonal(matrix_MN: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def orthogonal(matrix_MN: Tensor) -> Tensor:
     """
     if matrix_MN.shape[0] > matrix_MN.shape[1]:
         return orthogonal(matrix_MN.T).T
-    x_MN = matrix_MN / (matrix_MN.norm() * 1.01 + 1e-7)
+    x_MN = matrix_MN / (matrix_MN.norm() * 1.01 + TINY)
     gram_MM = x_MN @ x_MN.T
     product_MM = None
     a, b, c = POLYNOMIAL
