@@ -80,8 +80,8 @@ bench: .venv/core  ## measure what the README claims (TEXT=FILE: that text, wher
 	$(BIN)/python benchmarks/bad_inputs.py
 	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/quickstart.py $(wildcard $(RUN))
-	$(BIN)/python benchmarks/characters.py
 	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)
+	$(BIN)/python benchmarks/characters.py
 
 clean:  ## remove environments, builds and caches (the runs stay)
 	rm -rf .venv .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

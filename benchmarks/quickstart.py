@@ -10,6 +10,7 @@ import argparse
 import math
 
 from barreleye import Run, grow
+from barreleye.data.split import overlap
 from barreleye.evaluation.predictors import NGram, encode_rows, scored_tokens
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     assert len(nats) == score["tokens"], "the two predictors must score the same tokens"
     loss, bits = nats.mean(), nats.sum() / math.log(2) / spelled
 
-    print(f"prompts on both sides of the split: {corpus.report['overlap']}")
+    print(f"prompts on both sides of the split: {len(overlap(corpus.train, corpus.held_out))}")
     print(f"training took {seconds / 60:.1f} minutes ({run.config.train.steps} steps)")
     print(f"{'':12}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}   over {len(nats):,} tokens of unseen replies")
     print(f"{'5-gram':12}{loss:8.4f}{math.exp(loss):12.2f}{bits:15.4f}")

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from barreleye import Run, cli, options
+from barreleye import Run, cli
 from barreleye.config import SECTIONS, Sampling, TrainConfig
 from barreleye.data.persona_check import check
 from barreleye.files import read_tensors
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
+from barreleye.options import NOT_OPTIONS
 
 SHEET = """\
 name: Pip
@@ -100,13 +101,13 @@ def test_every_knob_of_a_verb_is_one_option(verb, sections):
     assert len(options) == len(set(options))
     for section in sections:
         for knob in dataclasses.fields(section):
-            expected = 0 if knob.name in options.NOT_OPTIONS - ({"vocab_size"} if verb == "count" else set()) else 1
+            expected = 0 if knob.name in NOT_OPTIONS - ({"vocab_size"} if verb == "count" else set()) else 1
             assert options.count("--" + knob.name.replace("_", "-")) == expected, knob.name
 
 
 def test_what_is_no_option_is_given_otherwise():
     known = {knob.name for section in SECTIONS.values() for knob in dataclasses.fields(section)}
-    assert known >= options.NOT_OPTIONS
+    assert known >= NOT_OPTIONS
 
 
 @pytest.mark.parametrize("command", ["", "--help", "train --help", "chat --help", "persona --help", "data --help"])

@@ -74,7 +74,7 @@ def slips(text: str, plurals: Collection[str] = ()) -> Iterator[str]:
             yield f"{match[0]!r} needs {article(word.lower())!r}"
     for match in _ONE_ARE.finditer(text):
         noun = match["noun"].lower()
-        if match["phrase"] not in plurals and not match["link"] and _is_one(noun):
+        if match["phrase"].lower() not in plurals and not match["link"] and _is_one(noun):
             yield f"{match['phrase'] + ' are'!r} needs 'is'"
     for match in _DOUBLED.finditer(text):
         yield f"{match[0].strip()!r} has one article too many"

@@ -58,7 +58,7 @@ class Persona(_Sheet):
     plurals: tuple[Line, ...] = ()
     """The fillers that take a plural verb."""
     proper: tuple[Line, ...] = ()
-    """The slots whose fillers are names: written with capitals by those who write capitals."""
+    """The slots whose fillers are names: with `sentence_case`, replies write them with capitals."""
     topics: Annotated[dict[Name, Topic], Field(min_length=1)]
     follow_ups: tuple[FollowUp, ...] = ()
     confused: Topic

@@ -15,8 +15,8 @@ MUON_MOMENTUM = 0.95
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW (Loshchilov and Hutter 2019) with decay on matrices only; with `muon`, the matrices inside the blocks go
-    to Muon, which makes every direction of an update equally large."""
+    """AdamW (Loshchilov and Hutter 2019), with decay on its matrices alone; with `muon`, the matrices inside the blocks
+    go to Muon, which makes every direction of an update equally large, and has no decay."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     block_matrices = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
     muon = block_matrices if config.optimizer == "muon" else []
