@@ -56,10 +56,10 @@ class PersonaCheck:
     findings: tuple[str, ...]
     """Each "file:line: what is wrong; what to do", in the order of the file."""
     samples: tuple[Conversation, ...]
-    routed: float | None
+    routed: float | None = None
     """The share of asks that are found by the others of their topic; None where it was not asked for, or cannot be
     known without scikit-learn."""
-    strays: tuple[str, ...]
+    strays: tuple[str, ...] = ()
     """Some of the asks that are not, of the topics with the fewest found: "file:line: ask (taken for topic)"."""
 
 
