@@ -10,6 +10,7 @@ import typer
 from barreleye.config import SECTIONS, Sampling
 
 KNOBS = SECTIONS | {"sampling": Sampling}
+RunArgument = Annotated[str, typer.Argument(help="A run: its folder, or its name under runs/.")]
 NOT_OPTIONS = {"kind", "source", "from_run", "vocab_size"}  # given by other arguments, or by the tokenizer
 
 

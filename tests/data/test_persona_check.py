@@ -1,7 +1,7 @@
 """What `persona check` says: kinds of mistakes by file and line, counts, and that what we hand out has none."""
 
-import builtins
 import random
+import sys
 from collections import Counter
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -167,14 +167,7 @@ def test_other_languages_may_have_another_grammar(sheet, tmp_path):
 
 
 def test_without_datasketch_all_else_is_checked(sheet, tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args):
-        if name == "datasketch":
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "datasketch", None)
     path = tmp_path / "lou.yaml"
     path.write_text(sheet.replace("a lost glove,", "a island,"))
     assert len(check(path).findings) == 2

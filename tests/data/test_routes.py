@@ -28,13 +28,13 @@ def sheet(**more: list[str]) -> Persona:
 def test_key_words_lead_to_their_topic() -> None:
     found = routes(sheet())
     assert [found.found[word] for word in WORDS] == [1, 1, 1, 1] and found.share >= 0.8
-    assert all(stray.place[0] == "confused" for stray in found.strays)
+    assert all(stray.topic == "confused" for stray in found.strays)
 
 
 def test_an_ask_like_no_other_is_named_and_where_it_stands() -> None:
     found = routes(sheet(snow=["do you like linda snowing?"]))
     (stray,) = [stray for stray in found.strays if stray.ask == "do you like linda snowing?"]
-    assert stray.place == ("topics", "snow", "ask", len(FRAMES)) and stray.taken_for == "linda"
+    assert (stray.topic, stray.number) == ("snow", len(FRAMES)) and stray.taken_for == "linda"
     assert found.found["snow"] <= len(FRAMES) / (len(FRAMES) + 1)
     assert list(found.found.values()) == sorted(found.found.values())
 

@@ -105,7 +105,7 @@ CHAT_FILES = [
     (MESSAGES.format('{"role": "user"}').encode(), "x.jsonl:1: the content of a message is text, not null"),
     (MESSAGES.format('{"role": "user", "content": null}').encode(), "x.jsonl:1: the content of a message is text"),
     (MESSAGES.format('{"role": "user", "content": ""}').encode(), "x.jsonl:1: an empty message of the user"),
-    (MESSAGES.format(USER).encode(), "x.jsonl:1: a chat needs a message of the user and one of the assistant"),
+    (MESSAGES.format(USER).encode(), "x.jsonl:1: a chat needs a message of the user and after it one of the assistant"),
     (MESSAGES.format(ASSISTANT).encode(), "x.jsonl:1: a chat needs a message of the user"),
     (CHAT.format("hi", "\\ud800").encode(), "x.jsonl:1: half a character"),
     (b"[" * 100_000 + b"\n", "x.jsonl:1: is nested too deeply"),

@@ -1,9 +1,8 @@
 """The judges tell voices and topics apart: true replies reach the ceiling, shuffled and strange ones the floor."""
 
-import builtins
 import random
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -111,14 +110,7 @@ def test_an_edited_built_in_character_takes_its_place() -> None:
 
 
 def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.startswith("sklearn"):
-            raise ModuleNotFoundError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(ValueError, match=r"needs scikit-learn: pip install 'barreleye\[report\]'"):
         Judge(PERSONAS, [], n=100)
 

@@ -1,8 +1,8 @@
 """A data report counts what is there, finds what was planted, and says it in words."""
 
-import builtins
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -110,13 +110,6 @@ def test_plain_text_has_no_chats_to_report_on(tmp_path):
 
 
 def test_without_datasketch_it_says_what_to_install(run, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args):
-        if name == "datasketch":
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(ValueError, match=r"needs datasketch; pip install 'barreleye\[report\]'"):
         room.data_report(run)

@@ -12,7 +12,7 @@ from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import learn_bpe, learn_characters
 from barreleye.evaluation import scores as scores_module
 from barreleye.evaluation.figures import Figure
-from barreleye.evaluation.scores import model_nats, score_run, summarize, verdict
+from barreleye.evaluation.scores import Scores, model_nats, score_replies, summarize, verdict
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run, create
 from barreleye.training.held_out import byte_lengths, held_out_loss
@@ -43,6 +43,10 @@ def run(tmp_path: Path) -> Run:
     made = create(tmp_path / "r", Config(DataConfig(), model.config, TrainConfig()), BPE, corpus)
     made.save_model(model.state_dict())
     return made
+
+
+def score_run(run: Run, model: Transformer | None = None, **more: int) -> Scores:
+    return score_replies(run.corpus(), model or run.load_model(), run.tokenizer, **more)
 
 
 @pytest.mark.parametrize("context", [100, 16])
@@ -118,8 +122,8 @@ def test_a_text_has_no_replies(tmp_path: Path) -> None:
     tokenizer = learn_characters(text)
     config = Config(DataConfig(kind="text"), ModelConfig(vocab_size=tokenizer.vocab_size), TrainConfig())
     run = create(tmp_path / "r", config, tokenizer, Corpus(text, text, {}))
-    with pytest.raises(ValueError, match="has no replies to score"):
-        score_run(run)
+    with pytest.raises(ValueError, match="plain text has no replies to score"):
+        score_run(run, build(100))
 
 
 @pytest.mark.parametrize("topics", [False, True])

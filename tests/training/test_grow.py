@@ -96,12 +96,12 @@ def test_a_context_too_small_for_the_sample_prompts(tmp_path: Path, chats: Path)
 
 
 def test_options_stand_on_a_preset() -> None:
-    config = configure("fish", None, None, "modern", None, dict(d_ff=64, steps=7, vocab=300, clip=None))
+    config = configure(dict(persona="fish", text=None), "modern", None, dict(d_ff=64, steps=7, vocab=300, clip=None))
     assert config.model == dataclasses.replace(PRESETS["modern"].model, d_ff=64)
     assert config.train == dataclasses.replace(PRESETS["modern"].train, steps=7)
     assert (config.data.kind, config.data.source, config.data.vocab) == ("persona", "fish", 300)
-    assert configure(None, "a.txt", None, None, None, {}).model == PRESETS["tiny"].model
-    assert configure(None, None, None, None, None, {}).model == PRESETS["fish"].model
+    assert configure(dict(text="a.txt"), None, None, {}).model == PRESETS["tiny"].model
+    assert configure(dict(text=None), None, None, {}).model == PRESETS["fish"].model
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_text_too_short_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_names_count_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = configure("fish", None, None, None, None, {}).data
+    data = configure(dict(persona="fish", text=None), None, None, {}).data
     assert free_name(data) == Path("runs/fish")
     Path("runs/fish").mkdir(parents=True)
     Path("runs/fish-2").mkdir()

@@ -44,7 +44,9 @@ class Recording:
 
         torch.manual_seed(0)
         model = Transformer(run.config.model)
-        recorder = Recorder(run, run.config.train, BATCHES.held_out, ["the fish"], show, lambda: self.asked(stop_at))
+        recorder = Recorder(
+            run, run.config.train, BATCHES.held_out, [("", "the fish")], show, lambda: self.asked(stop_at)
+        )
         with closing(recorder):
             self.learner: Learner = train(model, BATCHES, run.config.train, recorder, kept)
 
@@ -147,9 +149,9 @@ def chat(prompt: str, topic: str = "") -> Conversation:
 
 def test_prompts_are_the_first_of_different_topics() -> None:
     held_out = [chat("a", "x"), chat("b", "x"), chat("c", "y"), chat("d", "z"), chat("e", "w")]
-    assert sample_prompts(held_out) == ["a", "c", "d"]
-    assert sample_prompts([chat("a", "x"), chat("a", "y")]) == ["a"]
-    assert sample_prompts([chat("a"), chat("b")]) == ["a"]
+    assert sample_prompts(held_out) == [("s", "a"), ("s", "c"), ("s", "d")]
+    assert sample_prompts([chat("a", "x"), chat("a", "y")]) == [("s", "a")]
+    assert sample_prompts([chat("a"), chat("b")]) == [("s", "a")]
 
 
 @pytest.mark.parametrize(
@@ -157,4 +159,4 @@ def test_prompts_are_the_first_of_different_topics() -> None:
     [("  \n first line\nsecond", "first line"), ("x" * 100, "x" * 40), ("\n\n", "\n"), ("a", "a")],
 )
 def test_the_prompt_of_a_text_is_a_lines_beginning(text: str, prompt: str) -> None:
-    assert sample_prompts(text) == [prompt]
+    assert sample_prompts(text) == [("", prompt)]

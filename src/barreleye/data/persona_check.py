@@ -11,7 +11,7 @@ from barreleye.data.grammar import LINKS, VERBS, slips
 from barreleye.data.near import near_duplicates
 from barreleye.data.persona import converse
 from barreleye.data.routes import Stray, routes
-from barreleye.data.sheet import Persona, Place, is_follow_up, templates
+from barreleye.data.sheet import Persona, Place, asks_of, is_follow_up, templates
 from barreleye.data.sheet_file import read_sheet
 from barreleye.data.split import clean_texts, follow_up_asks, remembered, split_prompts
 from barreleye.data.template import NAME, covering, slots_of, ways
@@ -90,7 +90,9 @@ def check(name_or_path: str | Path, key_words: bool = False) -> PersonaCheck:
         findings=tuple(f"{file}:{line}: {problem}" for line, problem in sorted(found)),
         samples=tuple(converse(persona, n=SAMPLES, seed=SEED)),
         routed=routed,
-        strays=tuple(f"{file}:{line_of(s.place)}: {s.ask!r} is taken for {s.taken_for!r}" for s in strays),
+        strays=tuple(
+            f"{file}:{line_of((*asks_of(s.topic), s.number))}: {s.ask!r} is taken for {s.taken_for!r}" for s in strays
+        ),
     )
 
 
@@ -101,11 +103,7 @@ def poorest(persona: Persona) -> tuple[float | None, list[Stray]]:
     except ImportError:
         return None, []
     order = {name: i for i, name in enumerate(found.found)}
-    return found.share, sorted(found.strays, key=lambda stray: order[topic_of(stray.place)])[:STRAYS]
-
-
-def topic_of(place: Place) -> str:
-    return str(place[0] if place[0] == "confused" else place[1])
+    return found.share, sorted(found.strays, key=lambda stray: order[stray.topic])[:STRAYS]
 
 
 def unused_slots(persona: Persona) -> Findings:
@@ -129,17 +127,17 @@ def few_asks(persona: Persona) -> Findings:
             continue
         if len(topic.ask) < FEW_ASKS:
             problem = f"{name!r} has few asks ({len(topic.ask)}); write {FEW_ASKS} or more that share their key words"
-            yield Finding(_asks_of(name), problem)
+            yield Finding(asks_of(name), problem)
         elif name not in held_out and name not in persona.unseen:
             problem = f"no ask of {name!r} can be held out: each can become a prompt of another or of a follow-up"
-            yield Finding(_asks_of(name), f"{problem}; add asks that cannot")
+            yield Finding(asks_of(name), f"{problem}; add asks that cannot")
 
 
 def forgotten(persona: Persona) -> Findings:
     """What a later follow-up should remember, and a line does not say."""
     for name, told in remembered(persona).items():
         topic = persona.topics[name]
-        lists: list[tuple[Place, tuple[str, ...], str]] = [(_asks_of(name), topic.ask, "this ask does not tell")]
+        lists: list[tuple[Place, tuple[str, ...], str]] = [(asks_of(name), topic.ask, "this ask does not tell")]
         for i, follow_up in enumerate(topic.follow_ups):
             if follow_up.later:
                 lists.append((("topics", name, "follow_ups", i, "reply"), follow_up.reply, "this reply does not say"))
@@ -200,7 +198,7 @@ def same_prompts(persona: Persona) -> Findings:
                 other, line = owner.setdefault(prompt, (name, i))
                 if other != name:
                     problem = f"{prompt!r} can be asked in {other!r} too; change or remove one of the two"
-                    yield Finding((*_asks_of(name), i), problem, (*_asks_of(other), line))
+                    yield Finding((*asks_of(name), i), problem, (*asks_of(other), line))
                     break
 
 
@@ -219,7 +217,3 @@ def look_alikes(persona: Persona) -> Findings:
             (first, line), (place, _) = kind[i], kind[j]
             if kind is replies or first[:-1] != place[:-1]:
                 yield Finding(place, f"almost {line!r} again ({likeness:.0%} alike); say something else", first)
-
-
-def _asks_of(topic: str) -> Place:
-    return ("confused", "ask") if topic == "confused" else ("topics", topic, "ask")

@@ -12,7 +12,7 @@ from typing import Any
 
 from barreleye.data.dress import normalize
 from barreleye.data.persona import CONFUSED_RATE
-from barreleye.data.sheet import Persona, Place
+from barreleye.data.sheet import Persona
 from barreleye.data.template import render
 
 FOLDS = 10
@@ -21,9 +21,10 @@ TEXTS = 3  # of each ask, with other fillers
 
 @dataclass(frozen=True)
 class Stray:
-    """An ask that the others of its topic do not lead to, and the topic that they lead to."""
+    """An ask that the others of its topic do not lead to, the `number`-th of them from 0, and where they lead to."""
 
-    place: Place
+    topic: str
+    number: int
     ask: str
     taken_for: str
 
@@ -57,8 +58,7 @@ def routes(persona: Persona, seed: int = 0) -> Routes:
         taken_for = Counter(guesses[number * TEXTS : (number + 1) * TEXTS])
         shares[name].append(taken_for[name] / TEXTS)
         if 2 * taken_for[name] < TEXTS:
-            place = ("confused", "ask", i) if name == "confused" else ("topics", name, "ask", i)
-            strays.append(Stray(place, ask, taken_for.most_common(1)[0][0]))
+            strays.append(Stray(name, i, ask, taken_for.most_common(1)[0][0]))
     found = {name: sum(own) / len(own) for name, own in shares.items()}
     return Routes(dict(sorted(found.items(), key=lambda item: item[1])), tuple(strays))
 

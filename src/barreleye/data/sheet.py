@@ -97,6 +97,11 @@ def is_follow_up(place: Place) -> bool:
     return place[0] == "follow_ups" or "follow_ups" in place[2 if place[0] == "topics" else 1 :]
 
 
+def asks_of(topic: str) -> Place:
+    """Where the asks of a topic stand."""
+    return ("confused", "ask") if topic == "confused" else ("topics", topic, "ask")
+
+
 def templates(persona: Persona) -> Iterator[tuple[Place, tuple[str, ...]]]:
     """Every list of lines of a sheet and its place, slots first."""
     for name, fillers in persona.slots.items():

@@ -19,7 +19,7 @@ from barreleye.evaluation.memorization import extraction, originality, replies_o
 from barreleye.evaluation.recall import NOTHING_TOLD, Recall, compose_recalls, memories, recall_rates
 from barreleye.evaluation.replies import reply_all
 from barreleye.evaluation.robustness import robustness
-from barreleye.evaluation.scores import MODEL, SETS, score_run
+from barreleye.evaluation.scores import MODEL, SETS, score_replies
 from barreleye.files import json_lines, to_json, write_file
 from barreleye.run import Run
 
@@ -66,7 +66,7 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
     model, tokenizer = run.load_model(), run.tokenizer
 
     say("bits per byte of unseen replies, and of three baselines")
-    scores = score_run(run, model, seed=seed)
+    scores = score_replies(corpus, model, tokenizer, seed=seed)
     parts: dict[str, Part] = {"scores": ({"sets": scores.sets, "lookup_weight": scores.lookup_weight}, scores.raw)}
 
     say("replies to unseen prompts")
@@ -178,7 +178,10 @@ def compare(a: Evaluation, b: Evaluation) -> list[Difference]:
     Raises ValueError where they share none.
     """
     found = [
-        *(_difference(a, b, "scores", f"bits per byte, {name}", _context_in(name), _bits) for name in SETS.values()),
+        *(
+            _difference(a, b, "scores", f"bits per byte, {name}", _context_in(name), _bits, _bytes)
+            for name in SETS.values()
+        ),
         _difference(a, b, "manners", f"in character, {UNSEEN_PROMPTS}", _question, lambda line: line["in_character"]),
         _difference(a, b, "manners", f"on topic, {UNSEEN_PROMPTS}", _question, lambda line: line["relevant"]),
         _difference(a, b, "recall", "recall", lambda line: str(line["messages"]), lambda line: line["remembered"]),
@@ -196,18 +199,23 @@ def _difference(
     name: str,
     key: Callable[[Line], Any],
     amount: Callable[[Line], float],
+    size: Callable[[Line], float] | None = None,
 ) -> Difference | None:
-    """Over the lines of a part whose keys both have; those on one topic, or with one thing told, hang together."""
+    """Over the lines of a part whose keys both have; those on one topic, or with one thing told, hang together.
+
+    size: what an amount is divided by; such a figure is a cost, of which fewer is better.
+    """
     ours, theirs = ({key(line): line for line in e.raw.get(part, ())} for e in (a, b))
     both = [item for item in ours if item in theirs and item is not None]
     if not both:
         return None
-    bits = part == "scores"
-    sizes = [float(ours[item]["bytes"]) if bits else 1.0 for item in both]
+    sizes = [float(size(ours[item])) if size else 1.0 for item in both]
     amounts_a, amounts_b = ([float(amount(side[item])) for item in both] for side in (ours, theirs))
     clusters = [ours[item].get("topic") or ours[item].get("told") or item for item in both]
     difference = paired(amounts_b, amounts_a, sizes, clusters)
-    return Difference(name, sum(amounts_a) / sum(sizes), sum(amounts_b) / sum(sizes), difference, fewer_is_better=bits)
+    return Difference(
+        name, sum(amounts_a) / sum(sizes), sum(amounts_b) / sum(sizes), difference, fewer_is_better=size is not None
+    )
 
 
 def _context_in(name: str) -> Callable[[Line], Any]:
@@ -216,6 +224,10 @@ def _context_in(name: str) -> Callable[[Line], Any]:
 
 def _question(line: Line) -> tuple[str, str]:
     return line["character"], line["prompt"]
+
+
+def _bytes(line: Line) -> float:
+    return float(line["bytes"])
 
 
 def _bits(line: Line) -> float:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from barreleye.data.batches import IGNORE, batch_edges
 from barreleye.data.chat_format import Conversation
+from barreleye.data.corpus import Corpus
+from barreleye.data.tokenizer import Tokenizer
 from barreleye.evaluation.figures import Figure, bootstrap, paired
 from barreleye.evaluation.predictors import Lookup, NGram, Row, Unigram, encode_rows, scored_tokens
 from barreleye.model.transformer import Transformer
-from barreleye.run import Run
 
 SETS = {"unseen_rows": "unseen rows", "held_out": "unseen prompts", "unseen_topics": "unseen topics"}
 BATCH_TOKENS = 2048  # the logits of more do not fit the cache, and take longer
@@ -51,16 +52,14 @@ class Scores:
     raw: list[dict[str, Any]]
 
 
-def score_run(run: Run, model: Transformer | None = None, cap: int = 1_000, seed: int = 0) -> Scores:
-    """Score the replies of at most `cap` conversations of each set. `model`: the run's own, if it is loaded already.
+def score_replies(corpus: Corpus, model: Transformer, tokenizer: Tokenizer, cap: int = 1_000, seed: int = 0) -> Scores:
+    """Score the replies of at most `cap` conversations of each set.
 
-    Replies to follow-ups that both sides share are context, and not scored. Raises ValueError for a run without
+    Replies to follow-ups that both sides share are context, and not scored. Raises ValueError for a corpus without
     replies, or without scikit-learn.
     """
-    corpus, tokenizer = run.corpus(), run.tokenizer
     if isinstance(corpus.train, str):
-        raise ValueError(f"{run.path}: learned from plain text, which has no replies to score; name a run of chats")
-    model = model or run.load_model()
+        raise ValueError("plain text has no replies to score; name a run of chats")
     chosen = {
         name: rows
         for side, name in SETS.items()

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ import torch
 from barreleye import config as knobs
 from barreleye import run as runs
 from barreleye.config import Config, DataConfig, did_you_mean
-from barreleye.data.batches import ChatBatches, HeldOutBatch, TextBatches, encode_text, map_if_large
-from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation
 from barreleye.data.chats import left_out_line
-from barreleye.data.corpus import Corpus, parse_mix, prepare
-from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.data.corpus import parse_mix, prepare
 from barreleye.model.count import count
 from barreleye.model.parts import check_parts
 from barreleye.model.transformer import Transformer
@@ -26,11 +22,8 @@ from barreleye.run import Run
 from barreleye.training.device import memory_of, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
-from barreleye.training.recorder import Line, Prompt, Recorder, sample_prompts
-
-QUICK_LOOK = 400  # held-out chats scored on the way; the end scores them all
-QUICK_TOKENS = 20_000  # likewise for text
-HELD_OUT_BATCH_TOKENS = 8192  # no gradients to hold, so a larger batch fits
+from barreleye.training.material import Material, encode, learn_tokenizer, size_of
+from barreleye.training.recorder import Line, Recorder
 
 Say = Callable[[str], None]
 
@@ -191,75 +184,6 @@ def free_name(data: DataConfig) -> Path:
     while path.exists():
         n, path = n + 1, runs.RUNS / f"{stem}-{n + 1}"
     return path
-
-
-def learn_tokenizer(data: DataConfig, corpus: Corpus) -> Tokenizer:
-    """From the training side alone; characters of the held-out side are added where text is learned by characters, as
-    a model of characters cannot read one it has no row for."""
-    chats = not isinstance(corpus.train, str)
-    special = CHAT_SPECIAL_TOKENS if chats else ()
-    if data.tokenizer == "bpe" or (data.tokenizer == "auto" and chats):
-        return learn_bpe(corpus.texts(), data.vocab, special)
-    characters = set().union(*map(set, (*corpus.texts(), *Corpus(corpus.held_out, "", {}).texts())))
-    return learn_characters("".join(sorted(characters)), special)
-
-
-@dataclass(frozen=True)
-class Material:
-    """Both sides of the split as a training reads them."""
-
-    batches: ChatBatches | TextBatches
-    held_out: Callable[[], Iterable[HeldOutBatch]]
-    quick: Callable[[], Iterable[HeldOutBatch]]  # the beginning of the held-out side, looked at on the way
-    prompts: list[Prompt]
-
-
-def encode(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> Material:
-    """Raises ValueError for what the tokenizer cannot encode, or what is too little to learn from."""
-    context, held_out = config.model.context_length, corpus.held_out
-    beginning = held_out[: QUICK_TOKENS if isinstance(held_out, str) else QUICK_LOOK]
-    return Material(
-        make_batches(corpus, tokenizer, config, cache),
-        held_out_batches(held_out, tokenizer, context),
-        held_out_batches(beginning, tokenizer, context),
-        sample_prompts(held_out),
-    )
-
-
-def make_batches(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> ChatBatches | TextBatches:
-    """The training side, cut into batches."""
-    context, tokens, seed = config.model.context_length, config.train.batch_tokens, config.train.seed
-    if isinstance(corpus.train, str):
-        return TextBatches(
-            map_if_large(encode_text(corpus.train, tokenizer), cache / "train.npy"), context, tokens, seed
-        )
-    return ChatBatches(corpus.train, tokenizer, context, tokens, seed, config.train.loss_on)
-
-
-def held_out_batches(
-    documents: Sequence[Conversation] | str, tokenizer: Tokenizer, context: int
-) -> Callable[[], Iterable[HeldOutBatch]]:
-    """The held-out side, in batches that can be read again and again."""
-    if isinstance(documents, str):
-        return TextBatches(encode_text(documents, tokenizer), context, HELD_OUT_BATCH_TOKENS).held_out
-    return ChatBatches(documents, tokenizer, context, HELD_OUT_BATCH_TOKENS).held_out
-
-
-def size_of(corpus: Corpus) -> str:
-    if isinstance(corpus.train, str):
-        return f"{len(corpus.train):,} characters to learn from, {len(corpus.held_out):,} held out"
-    shared = corpus.report["overlap"]
-    size = f"{len(corpus.train):,} conversations to learn from, {len(corpus.held_out):,} held out"
-    dropped = [
-        f"{corpus.report[key]:,} {what}"
-        for key, what in (
-            ("duplicates_dropped", "exact duplicates dropped"),
-            ("held_out_shared", "held-out exchanges not scored, as training has their prompts"),
-            ("held_out_dropped", "held-out chats dropped, as all their prompts are in training"),
-        )
-        if corpus.report.get(key)
-    ]
-    return f"{size} ({'; '.join([f'{shared} prompts on both sides', *dropped])})"
 
 
 def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
