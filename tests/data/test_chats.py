@@ -183,7 +183,7 @@ def test_the_report_lists_the_first_rows_and_counts_the_rest(tmp_path):
         ("x.csv", b"prompt,response\n", "x.csv: has no rows"),
         ("x.csv", b"a,b\n1,2\n", "x.csv:2: has no "),
         ("x.csv", b'prompt,response\nhi,"hello\n', "x.csv:2: is not CSV"),
-        ("x.csv", b'prompt,response\nhi,hello\n"hi" there,hello\n', "x.csv:3: is not CSV"),
+        ("x.csv", b"prompt,response,Prompt\nhi,hello,hi\n", "x.csv:1: two columns are called 'prompt'"),
         ("x.parquet", b"", "x.parquet: is not whole Parquet"),
         ("x.parquet", b"PAR1 and no more", "x.parquet: is not whole Parquet"),
     ],
@@ -230,13 +230,16 @@ def test_csv_is_read_by_the_names_of_its_header(read):
         "",
         'of it"',
         "3,one",
+        "",
         "4,a,b,c",
+        '"4" a,b,c',
         "5,x\u2028,y",
     ]
     conversations, left_out = read("\ufeff" + "\r\n".join(lines), "x.CSV")
     assert conversations == [chat('hi, "you"', "hello"), chat("two", "lines\n\nof it"), chat("x\u2028", "y")]
-    assert [line for line, _ in left_out] == [6, 7]
+    assert [line for line, _ in left_out] == [6, 8, 9]
     assert "it has id, prompt" in left_out[0][1] and "more cells than the header" in left_out[1][1]
+    assert left_out[2][1].startswith("is not CSV ")
 
 
 def test_parquet_is_read_by_the_names_of_its_columns(tmp_path):

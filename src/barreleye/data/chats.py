@@ -144,8 +144,6 @@ def _conversation(row: Any, chat_format: str) -> Conversation:
         raise row
     if not isinstance(row, dict):
         raise ValueError(f"a chat is a JSON object, not {type(row).__name__}")
-    if None in row:
-        raise ValueError("has more cells than the header; put a cell with a comma in it in quotes")
     formats = FORMATS if chat_format == "auto" else {chat_format: FORMATS[chat_format]}
     for keys, turns_of in formats.values():
         if all(row.get(key) is not None for key in keys):

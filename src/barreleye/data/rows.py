@@ -83,15 +83,25 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
     """Rows by the names of the header, read without regard to case."""
-    reader, before = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 0
-    try:
-        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-        before = reader.line_num
-        for row in reader:
-            yield before + 1, row
-            before = reader.line_num
-    except csv.Error as error:
-        raise ValueError(f"{path}:{before + 1}: is not CSV ({error}); see its quotes") from None
+    reader, line = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 0
+    names: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, ValueError(f"is not CSV ({error}); see its quotes")
+            continue
+        if not names:
+            names = [name.strip().lower() for name in values]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{path}:{line}: two columns are called {min(twice)!r}; rename one")
+        elif len(values) > len(names):
+            yield line, ValueError("has more cells than the header; put a cell with a comma in it in quotes")
+        elif values:
+            yield line, dict(zip(names, values, strict=False))
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
