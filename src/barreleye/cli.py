@@ -142,11 +142,13 @@ def chat(
     ] = None,
     character: Annotated[str | None, typer.Option("--as", help="Which character of a mix talks.")] = None,
     system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
+    as_typed: Annotated[bool, typer.Option("--as-typed", help="Do not mend typos before the model reads.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
 ) -> None:
     """Talk to a character."""
     from barreleye.inference.chat import Chat
+    from barreleye.run import Run
 
     model, tokenizer = load(run, device)
     if not tokenizer.special_ids:
@@ -154,7 +156,11 @@ def chat(
     if prompt and not all(text.strip() for text in prompt):
         raise ValueError("--prompt is empty; say something")
     conversation = Chat(model, tokenizer, Sampling(**options), system or cast(run, character))
+    if not as_typed:
+        conversation.read = Run(run).spelling()
     for text in prompt or ask_person():
+        if (read := conversation.read(text)) != text:
+            print(f"(read as: {read})", file=sys.stderr)
         try:
             for piece in conversation.stream(text):
                 print(piece, end="", flush=True)

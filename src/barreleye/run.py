@@ -19,6 +19,7 @@ from barreleye.data.chats import chat_line, read_chat_lines
 from barreleye.data.corpus import Corpus, parse_mix
 from barreleye.data.sheet import Persona
 from barreleye.data.sheet_file import load_persona, sheet_path
+from barreleye.data.spelling import Spelling, count_words
 from barreleye.data.text import read_text
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
@@ -120,6 +121,10 @@ class Run:
             sheets={file.stem: file.read_text(encoding="utf-8") for file in self._sheets()},
             **{side: read_chat_lines(file) for side, file in unseen.items()},
         )
+
+    def spelling(self) -> Spelling:
+        """Mends slips in what a person types; a run without the words of its training mends nothing."""
+        return Spelling(next(json_lines(self.path / "data" / "words.json"), {}))
 
     def personas(self) -> dict[str, Persona]:
         """The characters it learned from, by name, as their sheets were then; none for text and chats."""
@@ -267,6 +272,8 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
     for name, sheet in corpus.sheets.items():
         (path / "data" / "personas").mkdir(exist_ok=True)
         write_file(path / "data" / "personas" / f"{name}.yaml", sheet.encode())
+    if not isinstance(corpus.train, str):
+        write_file(path / "data" / "words.json", json.dumps(count_words(corpus.train), ensure_ascii=False).encode())
     write_file(path / "data" / "report.json", to_json(corpus.report))
     source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
     write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())

@@ -74,6 +74,21 @@ def test_two_who_ask_the_same_are_answered_apart() -> None:
     assert len(set(reply_all(MODEL, TOKENIZER, [CHATS[0]] * 20, WARM))) > 10
 
 
+def test_luck_belongs_to_the_place() -> None:
+    """What others are asked changes nothing: two calls differ where the questions do."""
+    replies = reply_all(MODEL, TOKENIZER, CHATS, WARM, 10)
+    changed = [CHATS[0] if i % 2 else chat for i, chat in enumerate(CHATS)]
+    again = reply_all(MODEL, TOKENIZER, changed, WARM, 10)
+    assert again[::2] == replies[::2] and again[1::2] != replies[1::2]
+
+
+def test_what_a_person_typed_is_read_first() -> None:
+    chats = [[Message("user", "WAHT?"), Message("assistant", "waht"), Message("user", "waht?")]]
+    mended = [[Message("user", "what?"), Message("assistant", "waht"), Message("user", "what?")]]
+    read = {"WAHT?": "what?", "waht?": "what?"}.__getitem__
+    assert reply_all(MODEL, TOKENIZER, chats, GREEDY, read=read) == reply_all(MODEL, TOKENIZER, mended, GREEDY)
+
+
 def test_one_alone_draws_what_a_chat_draws() -> None:
     assert reply_all(MODEL, TOKENIZER, [CHATS[0]], WARM) == [one_by_one(CHATS[0], sampling=WARM)]
 

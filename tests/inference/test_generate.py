@@ -127,11 +127,21 @@ def test_the_penalty_is_once_per_token_seen(logits: list[float], penalty: float,
 
 
 def test_draws_come_as_often_as_their_probability() -> None:
+    torch.manual_seed(0)
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20_000, -1)
     sampling = Sampling(temperature=1.0, top_p=1.0, seed=0)
-    drawn = sample(logits, sampling, torch.zeros(20_000, 1, dtype=torch.long), torch.Generator().manual_seed(0))
+    drawn = sample(logits, sampling, torch.zeros(20_000, 1, dtype=torch.long), torch.rand(20_000))
     shares = torch.bincount(drawn, minlength=4) / 20_000
     assert torch.allclose(shares, logits[0].softmax(0), atol=0.015)
+
+
+def test_the_ends_of_the_random_numbers_are_tokens_that_can_be_drawn() -> None:
+    """Rounding must not fall off the end, nor draw what top-k has taken out."""
+    logits = torch.randn(1000, 50, generator=torch.Generator().manual_seed(0))
+    kept = logits.topk(3).indices
+    for number in (0.0, 1 - 2**-24, 1.0):
+        drawn = sample(logits, Sampling(top_k=3, top_p=1.0), logits[:, :0].long(), torch.full((1000,), number))
+        assert (drawn[:, None] == kept).any(-1).all()
 
 
 # A whole text ------------------------------------------------------------------------------------------------------

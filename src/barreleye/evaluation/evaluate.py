@@ -23,7 +23,7 @@ from barreleye.evaluation.scores import MODEL, SETS, score_replies
 from barreleye.files import json_lines, to_json, write_file
 from barreleye.run import Run
 
-VERSION = 1  # of what is measured, and how: a saved evaluation of another one is made anew
+VERSION = 2  # of what is measured, and how: a saved evaluation of another one is made anew
 SEED = 0  # of what is drawn, asked and sampled: two evaluations of one run are equal
 UNSEEN_PROMPTS = SETS["held_out"]
 
@@ -63,7 +63,7 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
         raise ValueError(f"{run.path}: learned from plain text, and this judges replies; its held-out loss is in runs")
     corpus.check()
     personas, sampling = run.personas(), Sampling(seed=seed)  # as `barreleye chat` samples
-    model, tokenizer = run.load_model(), run.tokenizer
+    model, tokenizer, read = run.load_model(), run.tokenizer, run.spelling()
 
     say("bits per byte of unseen replies, and of three baselines")
     scores = score_replies(corpus, model, tokenizer, seed=seed)
@@ -71,7 +71,7 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
 
     say("replies to unseen prompts")
     questions = unseen_questions(corpus.held_out, personas, seed=seed)
-    replies = reply_all(model, tokenizer, [question.chat for question in questions], sampling)
+    replies = reply_all(model, tokenizer, [question.chat for question in questions], sampling, read=read)
     truths = [question.truth for question in questions]
     said = {"generated": replies, "true": truths}
     parts["replies"] = (
@@ -97,13 +97,15 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
         recalls: list[Recall] = []
         if any(map(memories, personas.values())):
             recalls = compose_recalls(personas, corpus.report.get("unseen_fillers", {}), corpus.train, seed)
-        recalled = reply_all(model, tokenizer, [recall.chat for recall in recalls], sampling)
+        recalled = reply_all(model, tokenizer, [recall.chat for recall in recalls], sampling, read=read)
         if recalls:
             parts["recall"] = recall_rates(recalls, recalled)
         else:
             absent[NOTHING_TOLD] = ["recall"]
         say("the same prompts in capitals, with typos, in other scripts")
-        parts["robustness"] = robustness(model, tokenizer, judge, questions, replies, recalls, recalled, sampling, seed)
+        parts["robustness"] = robustness(
+            model, tokenizer, judge, questions, replies, recalls, recalled, sampling, seed, read
+        )
     else:
         absent[NO_SHEET] = ["in character", "on topic", "recall", "robustness"]
     return Evaluation(

@@ -3,6 +3,7 @@
 B batch, T time (position), V vocabulary; L layers, H heads, D channels per head in the cache.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from barreleye.config import Sampling
 from barreleye.data.chat_format import IM_END, IM_START, Message, encode_chat
+from barreleye.data.spelling import Read, as_typed
 from barreleye.data.tokenizer import Tokenizer
-from barreleye.inference.generate import decode_one_token, prefill, sample
+from barreleye.inference.generate import decode_one_token, prefill, random_numbers, sample
 from barreleye.model.cache import KVCache
 from barreleye.model.transformer import Transformer
 
@@ -26,24 +28,25 @@ def reply_all(
     sampling: Sampling,
     max_tokens: int = 80,
     prefixes: Sequence[str] | None = None,
+    read: Read = as_typed,
 ) -> list[str]:
     """The assistant's next reply in each conversation, at most `max_tokens` long, or as long as the context has room.
 
-    prefixes: what each reply begins with; it is part of the reply that is returned. The same seed gives the same
-    replies to the same conversations, in the same order; a seed of -1 gives others each time. Of a conversation that
-    leaves no room in the context the end is read.
+    prefixes: what each reply begins with; it is part of the reply that is returned. read: what becomes of what a person
+    typed before the model sees it. With a seed, each place in `chats` has random numbers of its own, the same ones in
+    every call: what differs between two calls is what was said, not luck. A seed of -1 gives others each time. Of a
+    conversation that leaves no room in the context the end is read.
     """
     context = model.config.context_length
     longest = context - min(max_tokens, context // 4)
     beginnings = [tokenizer.encode(prefix) for prefix in prefixes or [""] * len(chats)]
     prompts = [
-        (encode_chat(chat, tokenizer, add_generation_prompt=True)[0] + beginning)[-longest:]
+        (encode_chat(_heard(chat, read), tokenizer, add_generation_prompt=True)[0] + beginning)[-longest:]
         for chat, beginning in zip(chats, beginnings, strict=True)
     ]
     stop_ids = frozenset({tokenizer.id_of(IM_END), tokenizer.id_of(IM_START)})
     device = next(model.parameters()).device
-    generator = torch.Generator(device)
-    _ = generator.seed() if sampling.seed < 0 else generator.manual_seed(sampling.seed)
+    uniform_NT = torch.rand(len(prompts), max_tokens, generator=random_numbers(sampling, device), device=device)
     model.eval()
     replies = [""] * len(prompts)
     in_order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -53,9 +56,14 @@ def reply_all(
             batch = alike[start : start + LARGEST_BATCH]
             prompts_BT = torch.tensor([prompts[i] for i in batch], device=device)
             steps = min(max_tokens, context - length)
-            for i, ids in zip(batch, _continue(model, prompts_BT, steps, sampling, stop_ids, generator), strict=True):
+            said = _continue(model, prompts_BT, steps, sampling, stop_ids, uniform_NT[batch])
+            for i, ids in zip(batch, said, strict=True):
                 replies[i] = tokenizer.decode(beginnings[i] + ids)
     return replies
+
+
+def _heard(chat: Sequence[Message], read: Read) -> list[Message]:
+    return [dataclasses.replace(m, content=read(m.content)) if m.role == "user" else m for m in chat]
 
 
 @torch.inference_mode()
@@ -65,7 +73,7 @@ def _continue(
     steps: int,
     sampling: Sampling,
     stop_ids: frozenset[int],
-    generator: torch.Generator,
+    uniform_BT: Tensor,
 ) -> list[list[int]]:
     """The ids that follow each prompt, up to a stop id."""
     n, length = prompts_BT.shape
@@ -76,7 +84,7 @@ def _continue(
     cache = KVCache(model.config, n, length + steps, prompts_BT.device)
     logits_BV = prefill(model, prompts_BT, cache)
     for at in range(length, length + steps):
-        token_B = sample(logits_BV, sampling, tokens_BT[row_B, :at], generator)
+        token_B = sample(logits_BV, sampling, tokens_BT[row_B, :at], uniform_BT[row_B, at - length])
         tokens_BT[row_B, at] = token_B
         open_B &= ~torch.isin(token_B, stop_S)
         if 2 * int(open_B.sum()) <= len(row_B):  # taking rows out copies the cache, so not each as it ends

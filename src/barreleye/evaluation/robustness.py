@@ -12,6 +12,7 @@ import numpy as np
 from barreleye.config import Sampling
 from barreleye.data.chat_format import Message
 from barreleye.data.dress import typo
+from barreleye.data.spelling import Read, as_typed
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.evaluation.character import Judge, Question, judge_manners
 from barreleye.evaluation.figures import Figure, bootstrap, paired
@@ -19,6 +20,7 @@ from barreleye.evaluation.recall import Recall, memories, name_slot, recall_rate
 from barreleye.evaluation.replies import reply_all
 from barreleye.model.transformer import Transformer
 
+TYPO, NOT_MENDED = "one typo", ", not mended"
 DISTANCE = 2  # exchanges, from the telling to the question
 TRIES = 20  # typos, until one can be seen, or leaves what is told as it is
 EMOJI = "😀 😂 🥺 ❤️ 👍 🐟 🎉 🙏".split()
@@ -39,7 +41,7 @@ Change = Callable[[str, random.Random], str]
 CHANGES: dict[str, Change] = {
     "ALL CAPS": lambda text, rng: text.upper(),
     "no punctuation": lambda text, rng: drop_punctuation(text),
-    "one typo": mistype,
+    TYPO: mistype,
     "an emoji": lambda text, rng: f"{text} {rng.choice(EMOJI)}",
     "another script": lambda text, rng: f"{text} {rng.choice(GREETINGS)}",
 }
@@ -72,11 +74,13 @@ def robustness(
     recalled: Sequence[str],
     sampling: Sampling,
     seed: int = 0,
+    read: Read = as_typed,
 ) -> tuple[dict[str, dict[str, Drops]], list[dict[str, Any]]]:
     """Change -> character -> what it costs, and every reply to a changed prompt.
 
     replies: to the questions as they were. Of `recalls`, and the replies to them, `recalled`, those count that want a
-    name which training told, two turns earlier. A change is left out that writes what the tokenizer cannot encode: one
+    name which training told, two turns earlier. read: what becomes of what is typed before the model sees it; what a
+    typo costs is measured with and without it. A change is left out that writes what the tokenizer cannot encode: one
     of characters has not seen them all.
     """
     names = {name: name_slot(persona) for name, persona in judge.personas.items() if memories(persona)}
@@ -87,17 +91,20 @@ def robustness(
     ]
     named, named_before = [recall for recall, _ in by_name], [reply for _, reply in by_name]
 
-    def answer(chats: Sequence[Question] | Sequence[Recall]) -> list[str]:
-        return reply_all(model, tokenizer, [chat.chat for chat in chats], sampling)
+    def answer(chats: Sequence[Question] | Sequence[Recall], read: Read) -> list[str]:
+        return reply_all(model, tokenizer, [chat.chat for chat in chats], sampling, read=read)
 
     drops: dict[str, dict[str, Drops]] = {}
     rows: list[dict[str, Any]] = []
-    for name, change in CHANGES.items():
-        rng = random.Random(f"{name} {seed}")
+    changes = [(name, change, read) for name, change in CHANGES.items()]
+    if read is not as_typed:
+        changes.append((TYPO + NOT_MENDED, CHANGES[TYPO], as_typed))
+    for name, change, reading in changes:
+        rng = random.Random(f"{name.removesuffix(NOT_MENDED)} {seed}")  # the same typos in both
         asked = [change_question(question, change, rng) for question in questions]
         told = [change_recall(recall, change, rng) for recall in named]
         if can_read(tokenizer, (*asked, *told)):
-            after, named_after = answer(asked), answer(told)
+            after, named_after = answer(asked, reading), answer(told, reading)
             drops[name] = measure_drops(judge, questions, replies, after, named, named_before, named_after)
             for _, lines in (judge_manners(judge, asked, after, seed), recall_rates(told, named_after)):
                 rows += [{"change": name, **line} for line in lines]

@@ -26,12 +26,22 @@ def decode_one_token(model: Transformer, token_B: Tensor, cache: KVCache) -> Ten
     return model(token_B[:, None], cache)[:, -1]
 
 
-def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw the next token of each row, shape (B,)."""
+def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, uniform_B: Tensor) -> Tensor:
+    """The next token of each row, shape (B,): where the sum of the probabilities passes a random number from 0 to 1."""
     logits_BV = penalize(logits_BV.float(), seen_BT, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
-    return torch.multinomial(probabilities(logits_BV, sampling), 1, generator=generator)[:, 0]
+    probs_BV = probabilities(logits_BV, sampling)
+    token_B = (probs_BV.cumsum(-1) <= uniform_B[:, None]).sum(-1)
+    # Rounding can end the sum a little below 1, and a number above it would fall off the end.
+    return token_B.minimum(probs_BV.shape[-1] - 1 - (probs_BV > 0).flip(-1).int().argmax(-1))
+
+
+def random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator:
+    """Where they come from, by the sampling's seed."""
+    generator = torch.Generator(device)
+    _ = generator.seed() if sampling.seed < 0 else generator.manual_seed(sampling.seed)
+    return generator
 
 
 def penalize(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
@@ -77,8 +87,7 @@ def generate_tokens(
         raise ValueError("a prompt needs at least one token to continue from")
     sampling = sampling or Sampling()
     device = next(model.parameters()).device
-    generator = torch.Generator(device)
-    _ = generator.seed() if sampling.seed < 0 else generator.manual_seed(sampling.seed)
+    generator = random_numbers(sampling, device)
     context = model.config.context_length
     model.eval()
     tokens = list(prompt)
@@ -86,7 +95,7 @@ def generate_tokens(
     logits_BV = prefill(model, _row(tokens[-context:], device), cache)
     for _ in range(max_tokens):
         seen_BT = _row(tokens if sampling.repetition_penalty != 1 else [], device)
-        token_B = sample(logits_BV, sampling, seen_BT, generator)
+        token_B = sample(logits_BV, sampling, seen_BT, torch.rand(1, generator=generator, device=device))
         token = int(token_B)
         if token in stop_ids:
             return
