@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data import dress as module
-from barreleye.data.dress import capital_names, dress, normalize, sentence_case, typo
+from barreleye.data.dress import TYPO_RATE, capital_names, dress, normalize, sentence_case, typo
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from barreleye.data.dress import capital_names, dress, normalize, sentence_case,
         (" ?! ", "?!"),
         ("…", "..."),
         ("🐟!", "🐟"),
+        ("hello 👋🏽!! ❤️", "hello"),
+        ("a\u200bb", "ab"),
         ("", ""),
     ],
 )
@@ -53,19 +55,35 @@ def test_dress_never_empties_a_text(text, seed):
 
 @given(st.text(alphabet="abcdefg i?!.,'", min_size=1).filter(str.strip), st.integers())
 def test_without_typos_normalize_undoes_a_dress(text, seed):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TYPO_RATE", 0)
-        dressed = dress(text, random.Random(seed))
+    dressed = dress(text, random.Random(seed), typo_rate=0)
     assert normalize(dressed) == normalize(text) or not normalize(text).isalnum()
 
 
-def test_typos_are_one_step_away_and_about_ten_in_a_hundred():
+def test_a_dress_may_end_in_a_smile():
+    rng = random.Random(0)
+    seen = {dress("hello", rng, typo_rate=0) for _ in range(5000)}
+    assert {text.split()[-1] for text in seen} >= set(module.SMILES)
+    assert len({text[-1] for text in seen if ord(text[-1]) in module.EMOJI}) > 100
+    assert {normalize(text) for text in seen} == {"hello"}
+
+
+def test_who_is_asked_may_be_named_but_not_twice():
+    rng = random.Random(0)
+    seen = {dress("what do you eat?", rng, name="barry", typo_rate=0) for _ in range(3000)}
+    assert {"barry, what do you eat?", "what do you eat, barry?", "what do you eat?"} <= seen
+    assert {dress("barry?", rng, name="barry", typo_rate=0).count("barry") for _ in range(3000)} == {1}
+    assert all("barry" not in dress("?", rng, name="barry") for _ in range(3000))
+
+
+def test_typos_are_one_step_away_and_as_many_as_asked_for():
     rng = random.Random(0)
     assert {len(typo("hello", rng)) for _ in range(200)} == {4, 5, 6}
     assert "ehllo" in {typo("hello", rng) for _ in range(300)}
     assert typo("hi", rng) == "hi"
-    typos = sum(normalize(dress("what do you eat?", rng)) != "what do you eat" for _ in range(10_000))
-    assert 800 < typos < 1200
+    for rate in (TYPO_RATE, 0.5):
+        dressed = (dress("what do you eat?", rng, typo_rate=rate) for _ in range(10_000))
+        typos = sum(normalize(text) != "what do you eat" for text in dressed)
+        assert rate * 0.9 < typos / 10_000 < rate * 1.1
 
 
 def test_what_is_told_comes_without_a_typo():

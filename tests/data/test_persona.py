@@ -195,7 +195,7 @@ def test_a_follow_up_can_repeat_what_the_person_said(many):
             if reply.content.startswith("you said: "):
                 repeated += 1
                 said = reply.content.removeprefix("you said: ")[:-1]
-                assert said == before.content.rstrip("?!. ") or said == before.content
+                assert said == re.sub(r"[\W_]+$", "", before.content) or said == before.content
     assert repeated > 100
 
 
@@ -221,7 +221,8 @@ def test_sentence_case_is_of_replies_alone(persona):
     assert any(m.content[0].islower() for c in made for m in c.messages if m.role == "user")
 
 
-def test_a_sheet_that_cannot_make_that_many_says_how_many_it_made():
+def test_a_sheet_that_cannot_make_that_many_says_how_many_it_made(monkeypatch):
+    monkeypatch.setattr("barreleye.data.dress.ADDRESS_RATE", 0)
     topic = {"ask": ["hi"], "reply": ["yo."]}
     tiny = Persona(
         name="Tiny", description="d", style="s", topics={"a": topic}, confused={"ask": ["x"], "reply": ["y"]}
@@ -293,9 +294,11 @@ def test_a_small_held_out_side_gives_what_it_can(persona):
     sheet["confused"] = {"ask": ["x"], "reply": ["y."]}
     sheet["follow_ups"] = [{"ask": ["ho 1 1 1"], "reply": ["."]}]  # keeps "ho ..." in training
     sheet["unseen"] = []
+    sheet["name"] = "Ho"
     sides = grow(Persona.model_validate(sheet), 600)
     assert len(sides.train) == 600
-    assert sorted(map(key, sides.held_out)) == [("hi", "."), ("hi", ".", "ho 1 1 1", ".")]
+    said = {tuple(text.replace("ho hi", "hi").replace("hi ho", "hi") for text in key(c)) for c in sides.held_out}
+    assert said == {("hi", "."), ("hi", ".", "ho 1 1 1", ".")}
 
 
 @pytest.mark.parametrize("prompt", [str, str.upper, "  {}?! ".format])

@@ -1,4 +1,4 @@
-"""How people type: `dress` writes a clean prompt the way one might; `normalize` undoes all but typos."""
+"""How people type: `dress` writes a clean prompt the way one might; `normalize` undoes all but typos and smiles."""
 
 import random
 import re
@@ -7,7 +7,11 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from functools import cache
 
-TYPO_RATE = 0.1
+TYPO_RATE = 0.15
+ADDRESS_RATE = 0.06
+SMILE_RATE = 0.08
+SMILES = (":)", ";)", ":-)", "^^")
+EMOJI = range(0x1F300, 0x1F650)  # pictographs and emoticons
 _SENTENCE_START = re.compile(r"(^|[.!?][\"')]*\s+|\n)([\"'(]*)([^\W\d_])")
 _LONE_I = re.compile(r"(?<![\w'-])i(?![\w-])")
 MARKS = "?!. "
@@ -15,41 +19,60 @@ _QWERTY = (
     "q:wa w:qes e:wrd r:etf t:ryg y:tuh u:yij i:uok o:ipl p:ol a:qsz s:adwx d:sfec f:dgrv g:fhtb h:gjyn "
     "j:hkum k:jli l:ko z:xa x:zcs c:xvd v:cbf b:vng n:bmh m:nj"
 )
+EMOJI_STYLE = 0xFE0F  # follows a character that is to be drawn as a picture
 _NEARBY = dict(key.split(":") for key in _QWERTY.split())  # the keys around each letter
 
 
-class _PunctuationTable(dict[int, int | None]):
-    """For str.translate: drops Unicode punctuation, filled in as characters are met."""
+class _Without(dict[int, int | None]):
+    """For str.translate: drops characters of some Unicode categories, filled in as they are met."""
+
+    def __init__(self, *categories: str) -> None:
+        super().__init__({EMOJI_STYLE: None})
+        self.categories = categories
 
     def __missing__(self, code: int) -> int | None:
-        self[code] = None if unicodedata.category(chr(code)).startswith("P") else code
+        self[code] = None if unicodedata.category(chr(code)).startswith(self.categories) else code
         return self[code]
 
 
-_NO_PUNCTUATION = _PunctuationTable()
+_WITHOUT_MARKS = _Without("P", "Cf")  # punctuation, and what is not seen
+_WORDS_ALONE = _Without("P", "Cf", "So", "Sk")  # nor emoji and their skin tones
 
 
 def normalize(text: str) -> str:
-    """What two texts must share to count as the same one: NFKC, case folded, no punctuation, single spaces.
+    """What two texts must share to count as the same one: NFKC, case folded, no punctuation or emoji, single spaces.
 
-    A text of nothing but punctuation stays as it is, so that "?" and "..." are still two prompts.
+    A text of nothing but those stays as it is, so that "?" and "..." are still two prompts.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
-    words = folded.translate(_NO_PUNCTUATION).split() or folded.split()
+    words = next(filter(None, (folded.translate(t).split() for t in (_WORDS_ALONE, _WITHOUT_MARKS))), folded.split())
     return " ".join(words) if text.isascii() else unicodedata.normalize("NFKC", " ".join(words))
 
 
-def dress(text: str, rng: random.Random, told: Collection[str] = ()) -> str:
-    """Write a clean prompt as a person might: final marks, now and then one typo. Never empty.
+def dress(
+    text: str, rng: random.Random, told: Collection[str] = (), name: str = "", typo_rate: float = TYPO_RATE
+) -> str:
+    """Write a clean prompt as a person might: final marks, one typo, now and then a smile, or the name of who is asked.
+    Never empty.
 
     told: words that come without a typo, as nobody could tell what was meant. Casing is no matter: the model reads what
     a person types in lowercase.
     """
-    if rng.random() < TYPO_RATE:
+    if name and rng.random() < ADDRESS_RATE and not _word(name).search(text):
+        bare = text.rstrip(MARKS)
+        text = rng.choice((f"{name}, {text}", f"{bare}, {name}{text[len(bare) :]}")) if bare else text
+    if rng.random() < typo_rate:
         mistyped = typo(text, rng)
         text = mistyped if all(_word(word).search(mistyped) for word in told) else text
+    marked = _mark(text, rng)
+    if rng.random() < SMILE_RATE:
+        marked += " " + rng.choice((rng.choice(SMILES), chr(rng.choice(EMOJI))))
+    return marked
+
+
+def _mark(text: str, rng: random.Random) -> str:
     bare = text.rstrip(MARKS)
     if not bare:  # "?" or "...": the marks are all there is
         return text

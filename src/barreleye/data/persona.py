@@ -1,12 +1,13 @@
 """Character sheets and a seed -> conversations, the same ones every time."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from barreleye.data.chat_format import Conversation, Message
-from barreleye.data.dress import MARKS, capital_names, dress, normalize, sentence_case
+from barreleye.data.dress import TYPO_RATE, capital_names, dress, normalize, sentence_case
 from barreleye.data.sheet import SAID, FollowUp, Persona
 from barreleye.data.split import (
     Asks,
@@ -22,6 +23,7 @@ from barreleye.data.template import Bindings, Slot, render
 CONFUSED_RATE = 0.1
 MEMORY_RATE = 0.7  # of the topics of longer conversations that tell something to ask for later
 EXCHANGES = (*[1] * 22, 2, 2, 2, 2, 3, 3, 4, 5)  # drawn from: 27 in 100 have several
+_NO_WORD_AT_END = re.compile(r"[\W_]+$")
 TRIES = 50  # at one length, before a conversation is made longer; then the sheet counts as used up
 EXTRA_SHARE = 1 / 60  # of the training side: how many conversations each of the harder sets has
 
@@ -55,14 +57,15 @@ def compose(shares: Mapping[str, tuple[Persona, int]], seed: int, held_out: floa
         training_asks, held_out_asks = split_prompts(learned, seed, held_out)
         topic_asks = {topic: known.topics[topic].ask for topic in persona.unseen}
         draws[name] = _Draw(learned, training_asks, random.Random(f"converse {seed}"), system), n
-        # A typo can turn a held-out prompt into one of training; the clean prompt is the one to keep.
         in_training = [*follow_up_asks(persona), *(ask for asks in training_asks.values() for ask in asks)]
         clean = clean_texts(persona, in_training).keys()
         for side, sheet, asks, share in (
             (sides.held_out, learned, held_out_asks, held_out),
             (sides.unseen_topics, known, topic_asks, EXTRA_SHARE),
         ):
-            drawn = _conversations(_Draw(sheet, asks, random.Random(f"held-out {seed}"), system), frozenset())
+            # Without typos: what they cost is measured on its own.
+            draw = _Draw(sheet, asks, random.Random(f"held-out {seed}"), system, typo_rate=0)
+            drawn = _conversations(draw, frozenset())
             unseen = (conversation for conversation in drawn if clean.isdisjoint(scored_prompts(conversation)))
             side += islice(unseen, max(1, round(n * share)))
     avoid = frozenset(prompt for c in (*sides.held_out, *sides.unseen_topics) for prompt in scored_prompts(c))
@@ -129,8 +132,10 @@ def _conversations(draw: "_Draw", avoid: frozenset[str]) -> Iterator[Conversatio
 class _Draw:
     """Draws conversations over some asks of a sheet; they may repeat."""
 
-    def __init__(self, persona: Persona, asks: Asks, rng: random.Random, system: str = "") -> None:
-        self.persona, self.asks, self.rng = persona, asks, rng
+    def __init__(
+        self, persona: Persona, asks: Asks, rng: random.Random, system: str = "", typo_rate: float = TYPO_RATE
+    ) -> None:
+        self.persona, self.asks, self.rng, self.typo_rate = persona, asks, rng, typo_rate
         self.system = (Message("system", system),) if system else ()
         self.topics = persona.all_topics
         self.later = {name: [f for f in self.topics[name].follow_ups if f.later] for name in asks}
@@ -198,7 +203,8 @@ class _Draw:
     ) -> tuple[Message, Message]:
         prompt, reply = exchange(self.persona, asks, replies, bound, self.rng)
         told = [text for slot, (_, text) in bound.items() if slot.name in self.kept]
-        return Message("user", dress(prompt, self.rng, told), shared), Message("assistant", reply, shared)
+        dressed = dress(prompt, self.rng, told, self.persona.name.lower(), self.typo_rate)
+        return Message("user", dressed, shared), Message("assistant", reply, shared)
 
 
 def exchange(
@@ -215,6 +221,6 @@ def exchange(
 
 
 def said_back(prompt: str) -> tuple[str, str]:
-    """What `{said}` stands for after a prompt: the words without the final marks, as the model read them."""
-    said = (prompt.rstrip(MARKS) or prompt).lower()
+    """What `{said}` stands for after a prompt: the words without final marks and smiles, as the model read them."""
+    said = (_NO_WORD_AT_END.sub("", prompt) or prompt).lower()
     return said, said
