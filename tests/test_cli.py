@@ -242,6 +242,22 @@ def test_a_system_turn_comes_first(barreleye):
     assert printed == talk.ask("hello") + "\n"
 
 
+def test_a_typo_is_mended_before_the_model_reads_and_that_is_told(barreleye):
+    (barreleye.run("pip").path / "data" / "words.json").write_text('{"hello": 50}')
+    meant = barreleye("chat pip --seed 3 --prompt HELLO")
+    assert barreleye.ends("chat pip --seed 3 --prompt HELO") == (0, meant, "(read as: hello)\n")
+    as_typed = barreleye("chat pip --seed 3 --as-typed --prompt HELO")
+    talk = Chat(barreleye.run("pip").load_model(), barreleye.run("pip").tokenizer, Sampling(seed=3))
+    assert as_typed == talk.ask("helo") + "\n"
+
+
+def test_the_words_of_the_training_are_kept_for_it(barreleye):
+    barreleye("train pip.yaml --out runs/words --vocab 300 --conversations 200", *TINY, "--context-length", "512")
+    spelling = barreleye.run("words").spelling()
+    often = max((word for word in spelling.counts if len(word) > 3), key=spelling.counts.__getitem__)
+    assert spelling(often[0] + often[2] + often[1] + often[3:]) == often
+
+
 def test_any_device_that_is_there_can_talk(barreleye):
     said = {barreleye("chat pip --seed 3 --temperature 0 --prompt hello --device", where) for where in ("auto", "cpu")}
     assert len(said) == 1

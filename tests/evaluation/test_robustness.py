@@ -14,8 +14,11 @@ from barreleye.data.sheet_file import load_persona
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 from barreleye.evaluation.character import Judge, Question, unseen_questions
 from barreleye.evaluation.recall import PER_NAME, Recall, compose_recalls, remembers
+from barreleye.evaluation.replies import reply_all
 from barreleye.evaluation.robustness import (
     CHANGES,
+    NOT_MENDED,
+    TYPO,
     change_question,
     change_recall,
     drop,
@@ -159,3 +162,21 @@ def test_a_change_that_the_tokenizer_cannot_read_is_left_out(judge: Judge) -> No
     drops, rows = robustness(build(tokenizer), tokenizer, judge, QUESTIONS[:3], TRUTHS[:3], [], [], Sampling(seed=1))
     assert set(drops) == set(CHANGES) - {"an emoji", "another script"}
     assert len(rows) == 3 * len(drops) and all(lost["lighthouse"].recall is None for lost in drops.values())
+
+
+def test_what_a_typo_costs_is_measured_mended_and_not(judge: Judge) -> None:
+    """Mended by one who knows the clean prompts, a typo costs nothing."""
+    tokenizer = learn_bpe(TRUTHS, 300, CHAT_SPECIAL_TOKENS)
+    questions, asked = QUESTIONS[:5], []
+
+    def read(text: str) -> str:
+        asked.append(text)
+        return questions[(len(asked) - 1) % len(questions)].prompt
+
+    given = build(tokenizer), tokenizer, judge, questions
+    sampling = Sampling(seed=1)
+    before = reply_all(*given[:2], [question.chat for question in questions], sampling)
+    drops, _ = robustness(*given, before, [], [], sampling, read=read)
+    assert list(drops) == [*CHANGES, TYPO + NOT_MENDED]
+    assert all(lost["lighthouse"].relevance.points.value == 0 for name, lost in drops.items() if name in CHANGES)
+    assert len(asked) == len(questions) * len(CHANGES)
