@@ -49,8 +49,8 @@ def tensors(value: float = 0.0) -> dict[str, torch.Tensor]:
 def test_a_new_run_holds_all_that_was_asked(run: Run, tmp_path: Path) -> None:
     files = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
     assert files == {
-        "config.toml", "data/train.jsonl", "data/held_out.jsonl", "data/report.json", "model/config.json",
-        "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
+        "config.toml", "data/train.jsonl", "data/held_out.jsonl", "data/report.json", "data/words.json",
+        "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/generation_config.json",
         "model/chat_template.jinja", "model/README.md",
     }  # fmt: skip
     opened = Run(run.path)

@@ -65,7 +65,7 @@ def shown(output: nbformat.NotebookNode) -> str:
 @pytest.mark.slow
 def test_tells_the_whole_story(outputs: dict[str, str]) -> None:
     assert "pip" not in outputs["setup"]
-    assert "{crumb}" in outputs["sheet"]
+    assert "{crumb.s}" in outputs["sheet"]
     assert "held out: (" in outputs["split"]
     assert outputs["converse"].count("  >") >= 4
     assert len(set(outputs["dress"].splitlines())) > 3
