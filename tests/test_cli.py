@@ -245,10 +245,10 @@ def test_a_system_turn_comes_first(barreleye):
 def test_a_typo_is_mended_before_the_model_reads_and_that_is_told(barreleye):
     (barreleye.run("pip").path / "data" / "words.json").write_text('{"hello": 50}')
     meant = barreleye("chat pip --seed 3 --prompt HELLO")
-    assert barreleye.ends("chat pip --seed 3 --prompt HELO") == (0, meant, "(read as: hello)\n")
-    as_typed = barreleye("chat pip --seed 3 --as-typed --prompt HELO")
+    assert barreleye.ends("chat pip --seed 3 --prompt HELLLO") == (0, meant, "(read as: hello)\n")
+    as_typed = barreleye("chat pip --seed 3 --as-typed --prompt HELLLO")
     talk = Chat(barreleye.run("pip").load_model(), barreleye.run("pip").tokenizer, Sampling(seed=3))
-    assert as_typed == talk.ask("helo") + "\n"
+    assert as_typed == talk.ask("helllo") + "\n"
 
 
 def test_the_words_of_the_training_are_kept_for_it(barreleye):

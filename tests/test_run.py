@@ -288,3 +288,13 @@ def test_reading_a_runs_figures_does_not_wait_for_torch(run: Run) -> None:
 
 def test_where_runs_lie() -> None:
     assert Path("runs") == runs.RUNS
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"hello": "x"}', '{"hello": 1', "[" * 100_000])
+def test_a_damaged_list_of_words_is_named(run: Run, content: str) -> None:
+    file = run.path / "data" / "words.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"words\.json: is no list of words"):
+        run.spelling()
+    file.unlink()
+    assert run.spelling()("waht?") == "waht?"

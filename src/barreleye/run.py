@@ -124,7 +124,14 @@ class Run:
 
     def spelling(self) -> Spelling:
         """Mends slips in what a person types; a run without the words of its training mends nothing."""
-        return Spelling(next(json_lines(self.path / "data" / "words.json"), {}))
+        file = self.path / "data" / "words.json"
+        try:
+            counts = json.loads(read_text(file)) if file.exists() else {}
+        except (json.JSONDecodeError, RecursionError):
+            counts = None
+        if not isinstance(counts, dict) or not all(type(times) is int for times in counts.values()):
+            raise ValueError(f"{file}: is no list of words and how often each was said; remove it to mend no typos")
+        return Spelling(counts)
 
     def personas(self) -> dict[str, Persona]:
         """The characters it learned from, by name, as their sheets were then; none for text and chats."""

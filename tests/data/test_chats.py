@@ -184,6 +184,8 @@ def test_the_report_lists_the_first_rows_and_counts_the_rest(tmp_path):
         ("x.csv", b"a,b\n1,2\n", "x.csv:2: has no "),
         ("x.csv", b'prompt,response\nhi,"hello\n', "x.csv:2: is not CSV"),
         ("x.csv", b"prompt,response,Prompt\nhi,hello,hi\n", "x.csv:1: two columns are called 'prompt'"),
+        ("x.csv", b'prompt,"resp"onse\nhi,hello\n', "x.csv:1: is not CSV"),
+        ("x.csv", b'prompt,response\nhi,hello\nhi,"hello\n' + b"ho,hello\n" * 2000, "x.csv:3: is not CSV"),
         ("x.parquet", b"", "x.parquet: is not whole Parquet"),
         ("x.parquet", b"PAR1 and no more", "x.parquet: is not whole Parquet"),
     ],
@@ -224,14 +226,14 @@ def test_an_array_is_read_as_python_reads_it(tmp_path_factory, texts):
 
 def test_csv_is_read_by_the_names_of_its_header(read):
     lines = [
-        "Id, Prompt ,RESPONSE",
+        "Id, Prompt ,RESPONSE,,",  # as spreadsheets end their lines
         '1,"hi, ""you""",hello',
         '2,two,"lines',
         "",
         'of it"',
         "3,one",
         "",
-        "4,a,b,c",
+        "4,a,b,,,c",
         '"4" a,b,c',
         "5,x\u2028,y",
     ]

@@ -1,24 +1,17 @@
 """What is mended and, as important, what is left alone."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from barreleye.data.chat_format import Conversation, Message
+from barreleye.data.dress import typo
 from barreleye.data.spelling import OFTEN, RARER, Spelling, as_typed, count_words
 
-COUNTS = {
-    "what": 900,
-    "do": 800,
-    "you": 1000,
-    "your": 400,
-    "eat": 300,
-    "hat": 45,
-    "homework": 100,
-    "cord": 40,
-    "word": 500,
-    "it's": 60,
-}
+COUNTS = {"what": 9000, "do": 8000, "you": 9900, "your": 4000, "eat": 300, "wht": 20, "hat": 145, "homework": 100}
+COUNTS |= {"time": 5000, "it's": 60, "word": 5000, "cord": 51, "yes": 900, "eyes": 400}
 SPELLING = Spelling(COUNTS)
 
 
@@ -26,14 +19,14 @@ SPELLING = Spelling(COUNTS)
     ("typed", "read"),
     [
         ("waht do you eat?", "what do you eat?"),  # moved
-        ("whta do you eat?", "what do you eat?"),
-        ("what do yyou eat?!", "what do you eat?!"),  # added
-        ("what do you et", "what do you et"),  # too short to tell
-        ("HOMEWRK", "homework"),  # dropped
+        ("homewrk", "homework"),  # dropped
+        ("HOMEEWORK!", "homework!"),  # added
         ("my homewotk, please", "my homework, please"),  # changed
-        ("its", "it's"),
+        ("wht", "what"),  # short, and training has this slip
         ("yuor", "your"),  # the same letters, though "you" is commoner
         ("oyu", "you"),
+        ("i’ts", "it's"),
+        ("it’s", "it's"),  # as phones write it
     ],
 )
 def test_one_slip_is_mended(typed: str, read: str) -> None:
@@ -45,6 +38,8 @@ def test_one_slip_is_mended(typed: str, read: str) -> None:
     [
         "What DO you eat?  ",  # right as it is: case, marks and spaces stay
         "cord",  # rarer than "word", and yet a word
+        "tim, tina and yot",  # short, and training has no such slip: it may be a name
+        "yes",  # the same two letters first as "eyes", turned, and yet another word
         "zzyzx h2o 14 🐟 ...",  # nothing near, digits, no words
         "hmewrk",  # two slips
         "tomework",  # the first letter is seldom wrong
@@ -53,6 +48,11 @@ def test_one_slip_is_mended(typed: str, read: str) -> None:
 )
 def test_what_may_be_meant_is_left_alone(typed: str) -> None:
     assert SPELLING(typed) == typed
+    assert Spelling({"eyes": 400})("yes") == "yes"
+
+
+def test_a_very_long_word_is_left_alone_at_once() -> None:
+    assert SPELLING("a" * 200_000) == "a" * 200_000
 
 
 def test_a_slip_that_training_has_too_is_mended_while_it_is_rare() -> None:
@@ -66,7 +66,7 @@ def test_what_was_hardly_ever_said_is_not_what_was_meant() -> None:
 
 
 def test_the_commoner_of_two_words_is_meant() -> None:
-    assert Spelling({"lost": 30, "list": 300})("lsst") == "list"
+    assert Spelling({"lesson": 30, "lessen": 300})("lessn") == "lessen"
 
 
 def test_words_are_counted_in_lowercase_and_of_the_person_alone() -> None:
@@ -78,7 +78,7 @@ def test_without_words_everything_is_read_as_typed() -> None:
     assert Spelling({})("waht?") == as_typed("waht?") == "waht?"
 
 
-@given(st.text())
-def test_reading_twice_is_reading_once(text: str) -> None:
-    once = SPELLING(text)
+@given(st.lists(st.sampled_from(sorted(COUNTS)), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_reading_twice_is_reading_once(words: list[str], rng: random.Random) -> None:
+    once = SPELLING(" ".join(typo(word, rng) for word in words))
     assert SPELLING(once) == once

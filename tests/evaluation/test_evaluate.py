@@ -128,7 +128,12 @@ def test_the_same_replies_are_judged_by_all_parts(run: Run, evaluation: Evaluati
             assert texts == [row["reply"] for row in raw[part] if row["group"] == group]
     seen = {normalize(m.content) for c in run.corpus().train for m in c.messages if m.role == "user"}
     assert seen.isdisjoint(normalize(row["prompt"]) for row in raw["manners"])
-    assert {row["change"] for row in raw["robustness"]} == {"ALL CAPS", "one typo", "one typo, not mended"}
+    assert {row["change"] for row in raw["robustness"]} == {
+        "ALL CAPS",
+        "one typo",
+        "no change, not mended",
+        "one typo, not mended",
+    }
 
 
 def test_a_text_has_no_replies_to_judge(tmp_path: Path) -> None:

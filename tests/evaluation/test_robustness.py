@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import barreleye.data
+import barreleye.evaluation.robustness as room
 from barreleye.config import ModelConfig, Sampling
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Message
 from barreleye.data.persona import compose
@@ -18,6 +19,7 @@ from barreleye.evaluation.replies import reply_all
 from barreleye.evaluation.robustness import (
     CHANGES,
     NOT_MENDED,
+    NOTHING,
     TYPO,
     change_question,
     change_recall,
@@ -145,8 +147,7 @@ def build(tokenizer: Tokenizer) -> Transformer:
 
 def test_a_whole_pass(judge: Judge) -> None:
     tokenizer = learn_bpe(TRUTHS, 300, CHAT_SPECIAL_TOKENS)
-    replies, recalled = TRUTHS[:5], [recall.truth for recall in RECALLS]
-    given = build(tokenizer), tokenizer, judge, QUESTIONS[:5], replies, RECALLS, recalled, Sampling(seed=1)
+    given = build(tokenizer), tokenizer, judge, QUESTIONS[:5], TRUTHS[:5], RECALLS, Sampling(seed=1)
     drops, rows = robustness(*given)
     assert list(drops) == list(CHANGES)
     for lost in drops.values():
@@ -156,10 +157,21 @@ def test_a_whole_pass(judge: Judge) -> None:
     assert (drops, rows) == robustness(*given)
 
 
+def test_what_changes_nothing_loses_nothing(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by luck either: at a temperature, each reply is compared with one that had the same random numbers."""
+    monkeypatch.setattr(room, "CHANGES", {"nothing": lambda text, rng: text})
+    tokenizer = learn_bpe(TRUTHS, 300, CHAT_SPECIAL_TOKENS)
+    model, questions, sampling = build(tokenizer), QUESTIONS[:5], Sampling(seed=1, temperature=1.5)
+    before = reply_all(model, tokenizer, [question.chat for question in questions], sampling)
+    _, rows = robustness(model, tokenizer, judge, questions, before, RECALLS, sampling)
+    said = [row["reply"] for row in rows]
+    assert said[:5] == before and said[5:] == reply_all(model, tokenizer, [name.chat for name in NAMES], sampling)
+
+
 def test_a_change_that_the_tokenizer_cannot_read_is_left_out(judge: Judge) -> None:
     letters = "".join(chr(code) for code in range(32, 127)) + "\n"
     tokenizer = learn_characters(letters, CHAT_SPECIAL_TOKENS)
-    drops, rows = robustness(build(tokenizer), tokenizer, judge, QUESTIONS[:3], TRUTHS[:3], [], [], Sampling(seed=1))
+    drops, rows = robustness(build(tokenizer), tokenizer, judge, QUESTIONS[:3], TRUTHS[:3], [], Sampling(seed=1))
     assert set(drops) == set(CHANGES) - {"an emoji", "another script"}
     assert len(rows) == 3 * len(drops) and all(lost["lighthouse"].recall is None for lost in drops.values())
 
@@ -176,7 +188,7 @@ def test_what_a_typo_costs_is_measured_mended_and_not(judge: Judge) -> None:
     given = build(tokenizer), tokenizer, judge, questions
     sampling = Sampling(seed=1)
     before = reply_all(*given[:2], [question.chat for question in questions], sampling)
-    drops, _ = robustness(*given, before, [], [], sampling, read=read)
-    assert list(drops) == [*CHANGES, TYPO + NOT_MENDED]
+    drops, _ = robustness(*given, before, [], sampling, read=read)
+    assert list(drops) == [*CHANGES, NOTHING + NOT_MENDED, TYPO + NOT_MENDED]
     assert all(lost["lighthouse"].relevance.points.value == 0 for name, lost in drops.items() if name in CHANGES)
     assert len(asked) == len(questions) * len(CHANGES)

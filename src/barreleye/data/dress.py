@@ -1,4 +1,4 @@
-"""How people type: `dress` writes a clean prompt the way one might; `normalize` undoes all but typos and smiles."""
+"""How people type: `dress` writes a clean prompt as one might; `normalize` undoes all but typos and who is asked."""
 
 import random
 import re

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from barreleye.data.text import check_file, read_text
 
 DATA_SET = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")  # owner/name, or owner/name/configuration
+LONGEST_ROW = 1_000  # lines: where more are unreadable, a quote was left open, and what it swallowed is not one row
 NEEDS_EXTRA = "takes packages that are not installed; pip install 'barreleye[chats]'"
 
 Row = Any
@@ -83,6 +85,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
     """Rows by the names of the header, read without regard to case."""
+    csv.field_size_limit(sys.maxsize)
     reader, line = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 0
     names: list[str] = []
     while True:
@@ -92,16 +95,18 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         except StopIteration:
             return
         except csv.Error as error:
+            if not names or reader.line_num - line > LONGEST_ROW:
+                raise ValueError(f"{path}:{line}: is not CSV ({error}); see its quotes") from None
             yield line, ValueError(f"is not CSV ({error}); see its quotes")
             continue
         if not names:
             names = [name.strip().lower() for name in values]
-            if twice := {name for name in names if names.count(name) > 1}:
+            if twice := {name for name in names if name and names.count(name) > 1}:
                 raise ValueError(f"{path}:{line}: two columns are called {min(twice)!r}; rename one")
         elif len(values) > len(names):
             yield line, ValueError("has more cells than the header; put a cell with a comma in it in quotes")
         elif values:
-            yield line, dict(zip(names, values, strict=False))
+            yield line, {name: value for name, value in zip(names, values, strict=False) if name}
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Row]]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from barreleye.data.chat_format import Conversation
 
 OFTEN = 20  # times said: then it is a word that may have been meant
-RARER = 30  # times: each single slip is this much rarer than its word; what is not, is a word of its own
-SHORTEST = 3  # letters: below it, too many words are one slip apart
+RARER = 100  # times: each single slip is this much rarer than its word; what is not, is a word of its own
+SHORT = 4  # letters: up to here most strings are a slip away from some word, and many are names
 
 Read = Callable[[str], str]
 """What the model reads of what a person types."""
@@ -26,7 +26,7 @@ def as_typed(text: str) -> str:
 
 def count_words(conversations: Iterable[Conversation]) -> Counter[str]:
     """How often each word was said by the person, in lowercase, as it is read."""
-    said = (m.content.lower() for c in conversations for m in c.messages if m.role == "user")
+    said = (m.content.lower().replace("’", "'") for c in conversations for m in c.messages if m.role == "user")
     return Counter(word for text in said for word in _WORD.findall(text))
 
 
@@ -34,30 +34,33 @@ class Spelling:
     """text -> text, as a person meant it, by how often words were said in training (Norvig 2007).
 
     A slip is a letter dropped, added, changed or moved (Damerau 1964): the two words are the same when each of them
-    loses at most one letter. The first letter is nearly always right, or changed places with the second.
+    loses at most one letter. The first letter is nearly always right, or changed places with the second. A short word
+    is mended only where it has another one's letters, or where training, which has slips of its own, has this one.
     """
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         self.counts = counts
         self.words: defaultdict[str, list[str]] = defaultdict(list)
         for word, times in counts.items():
-            if times >= OFTEN and len(word) >= SHORTEST - 1:
+            if times >= OFTEN and len(word) > 1:
                 for key in _with_a_letter_less(word):
                     self.words[key].append(word)
+        self.longest = max(map(len, self.words), default=0) + 1
 
     def __call__(self, text: str) -> str:
-        return _WORD.sub(lambda match: self.meant(match[0]), text)
+        return _WORD.sub(lambda match: self.meant(match[0]), text.replace("’", "'"))
 
     def meant(self, word: str) -> str:
         """The word itself, or a far commoner one that is a slip away."""
         typed = word.lower()
-        if len(typed) < SHORTEST:
+        if not 3 <= len(typed) <= self.longest:
             return word
-        near = {other for key in _with_a_letter_less(typed) for other in self.words.get(key, ())}
-        likely = [other for other in near if other[0] == typed[0] or other[1::-1] == typed[:2]]
-        letters = sorted(typed)
-        meant = max(likely, key=lambda other: (sorted(other) == letters, self.counts[other], other), default=typed)
-        return meant if self.counts.get(meant, 0) > RARER * self.counts.get(typed, 0) else word
+        letters, times = sorted(typed), self.counts.get(typed, 0)
+        near = {other for key in _with_a_letter_less(typed) for other in self.words.get(key, ()) if other != typed}
+        moved = [o for o in near if sorted(o) == letters and (o[0] == typed[0] or o[1::-1] == typed[:2])]
+        likely = [o for o in near if o[0] == typed[0] and (times or len(typed) > SHORT)]
+        meant = max(moved or likely, key=lambda other: (self.counts[other], other), default=typed)
+        return meant if self.counts.get(meant, 0) > RARER * times else word
 
 
 def _with_a_letter_less(word: str) -> set[str]:

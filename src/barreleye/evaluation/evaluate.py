@@ -103,9 +103,7 @@ def evaluate(run: Run, say: Say = lambda line: None, seed: int = SEED) -> Evalua
         else:
             absent[NOTHING_TOLD] = ["recall"]
         say("the same prompts in capitals, with typos, in other scripts")
-        parts["robustness"] = robustness(
-            model, tokenizer, judge, questions, replies, recalls, recalled, sampling, seed, read
-        )
+        parts["robustness"] = robustness(model, tokenizer, judge, questions, replies, recalls, sampling, seed, read)
     else:
         absent[NO_SHEET] = ["in character", "on topic", "recall", "robustness"]
     return Evaluation(

@@ -34,8 +34,8 @@ def reply_all(
 
     prefixes: what each reply begins with; it is part of the reply that is returned. read: what becomes of what a person
     typed before the model sees it. With a seed, each place in `chats` has random numbers of its own, the same ones in
-    every call: what differs between two calls is what was said, not luck. A seed of -1 gives others each time. Of a
-    conversation that leaves no room in the context the end is read.
+    every call with as many `max_tokens`: what differs between two calls is what was said, not luck. A seed of -1 gives
+    others each time. Of a conversation that leaves no room in the context the end is read.
     """
     context = model.config.context_length
     longest = context - min(max_tokens, context // 4)

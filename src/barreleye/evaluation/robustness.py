@@ -20,7 +20,7 @@ from barreleye.evaluation.recall import Recall, memories, name_slot, recall_rate
 from barreleye.evaluation.replies import reply_all
 from barreleye.model.transformer import Transformer
 
-TYPO, NOT_MENDED = "one typo", ", not mended"
+TYPO, NOTHING, NOT_MENDED = "one typo", "no change", ", not mended"
 DISTANCE = 2  # exchanges, from the telling to the question
 TRIES = 20  # typos, until one can be seen, or leaves what is told as it is
 EMOJI = "😀 😂 🥺 ❤️ 👍 🐟 🎉 🙏".split()
@@ -71,34 +71,29 @@ def robustness(
     questions: Sequence[Question],
     replies: Sequence[str],
     recalls: Sequence[Recall],
-    recalled: Sequence[str],
     sampling: Sampling,
     seed: int = 0,
     read: Read = as_typed,
 ) -> tuple[dict[str, dict[str, Drops]], list[dict[str, Any]]]:
     """Change -> character -> what it costs, and every reply to a changed prompt.
 
-    replies: to the questions as they were. Of `recalls`, and the replies to them, `recalled`, those count that want a
-    name which training told, two turns earlier. read: what becomes of what is typed before the model sees it; what a
-    typo costs is measured with and without it. A change is left out that writes what the tokenizer cannot encode: one
-    of characters has not seen them all.
+    replies: to the questions as they were. Of `recalls` those count that want a name which training told, two turns
+    earlier. read: what becomes of what is typed before the model sees it; what it does to the prompts as they are, and
+    what a typo costs without it, is measured, too. A change is left out that writes what the tokenizer cannot encode:
+    one of characters has not seen them all.
     """
     names = {name: name_slot(persona) for name, persona in judge.personas.items() if memories(persona)}
-    by_name = [
-        (recall, reply)
-        for recall, reply in zip(recalls, recalled, strict=True)
-        if recall.known and recall.distance == DISTANCE and recall.slot == names[recall.character]
-    ]
-    named, named_before = [recall for recall, _ in by_name], [reply for _, reply in by_name]
+    named = [r for r in recalls if r.known and r.distance == DISTANCE and r.slot == names[r.character]]
 
     def answer(chats: Sequence[Question] | Sequence[Recall], read: Read) -> list[str]:
         return reply_all(model, tokenizer, [chat.chat for chat in chats], sampling, read=read)
 
+    named_before = answer(named, read)  # by themselves, as each time: luck goes by the place
     drops: dict[str, dict[str, Drops]] = {}
     rows: list[dict[str, Any]] = []
     changes = [(name, change, read) for name, change in CHANGES.items()]
     if read is not as_typed:
-        changes.append((TYPO + NOT_MENDED, CHANGES[TYPO], as_typed))
+        changes += [(NOTHING + NOT_MENDED, lambda text, rng: text, as_typed), (TYPO + NOT_MENDED, mistype, as_typed)]
     for name, change, reading in changes:
         rng = random.Random(f"{name.removesuffix(NOT_MENDED)} {seed}")  # the same typos in both
         asked = [change_question(question, change, rng) for question in questions]
