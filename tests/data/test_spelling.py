@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from barreleye.data.chat_format import Conversation, Message
 from barreleye.data.dress import typo
-from barreleye.data.spelling import OFTEN, RARER, Spelling, as_typed, count_words
+from barreleye.data.spelling import OFTEN, OWN, RARER, Spelling, as_typed, count_words
 
 COUNTS = {"what": 9000, "do": 8000, "you": 9900, "your": 4000, "eat": 300, "wht": 20, "hat": 145, "homework": 100}
 COUNTS |= {"time": 5000, "it's": 60, "word": 5000, "cord": 51, "yes": 900, "eyes": 400}
@@ -38,7 +38,7 @@ def test_one_slip_is_mended(typed: str, read: str) -> None:
     [
         "What DO you eat?  ",  # right as it is: case, marks and spaces stay
         "cord",  # rarer than "word", and yet a word
-        "tim, tina and yot",  # short, and training has no such slip: it may be a name
+        "tim and yot",  # short, and training has no such slip: it may be a name
         "yes",  # the same two letters first as "eyes", turned, and yet another word
         "zzyzx h2o 14 🐟 ...",  # nothing near, digits, no words
         "hmewrk",  # two slips
@@ -59,6 +59,11 @@ def test_a_slip_that_training_has_too_is_mended_while_it_is_rare() -> None:
     counts = {"homework": 5 * RARER, "homewrok": 4}
     assert Spelling(counts)("homewrok") == "homework"
     assert Spelling(counts | {"homewrok": 5})("homewrok") == "homewrok"
+
+
+def test_what_was_said_often_is_a_word_whatever_else_was() -> None:
+    counts = {"like": 10**6, "lake": OWN, "lyke": OWN - 1}
+    assert Spelling(counts)("lake lyke") == "lake like"
 
 
 def test_what_was_hardly_ever_said_is_not_what_was_meant() -> None:

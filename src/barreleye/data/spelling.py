@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from barreleye.data.chat_format import Conversation
 
 OFTEN = 20  # times said: then it is a word that may have been meant
-RARER = 100  # times: each single slip is this much rarer than its word; what is not, is a word of its own
-SHORT = 4  # letters: up to here most strings are a slip away from some word, and many are names
+RARER = 30  # times: each single slip is this much rarer than its word; what is not, is a word of its own
+OWN = 80  # times said: so often no slip is, and it is a word of its own
+SHORT = 3  # letters: up to here most strings are a slip away from some word, and many are names
 
 Read = Callable[[str], str]
 """What the model reads of what a person types."""
@@ -53,9 +54,9 @@ class Spelling:
     def meant(self, word: str) -> str:
         """The word itself, or a far commoner one that is a slip away."""
         typed = word.lower()
-        if not 3 <= len(typed) <= self.longest:
-            return word
         letters, times = sorted(typed), self.counts.get(typed, 0)
+        if times >= OWN or not 3 <= len(typed) <= self.longest:
+            return word
         near = {other for key in _with_a_letter_less(typed) for other in self.words.get(key, ()) if other != typed}
         moved = [o for o in near if sorted(o) == letters and (o[0] == typed[0] or o[1::-1] == typed[:2])]
         likely = [o for o in near if o[0] == typed[0] and (times or len(typed) > SHORT)]
