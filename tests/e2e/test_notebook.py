@@ -84,7 +84,7 @@ def test_grows_and_shows_how(outputs: dict[str, str]) -> None:
     assert [line[:9] for line in outputs["score"].splitlines()] == steps
     perplexities = [float(line.split()[3]) for line in outputs["score"].splitlines()]
     assert perplexities[-1] < perplexities[0]
-    assert outputs["chat"].count("> ") == 3
+    assert outputs["chat"].count("> ") >= 3  # an untrained model can say it, too
     assert "[1, 6, " in outputs["record"]
     assert "'<|im_start|>', 'user', '↵', 'what'" in outputs["heatmap"]
 
@@ -94,5 +94,5 @@ def test_changes_the_character(outputs: dict[str, str]) -> None:
     assert "Writing lighthouse.yaml" in outputs["own-sheet"]
     assert outputs["own-check"].count("  >") >= 5
     assert f"step {STEPS} of {STEPS}" in outputs["own-train"]
-    assert outputs["own-chat"].count("> ") == 4
+    assert outputs["own-chat"].count("> ") >= 4
     assert f"step {STEPS} of {STEPS}" in outputs["own-swap"] and "barreleye:" not in outputs["own-swap"]  # no complaint
