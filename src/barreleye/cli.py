@@ -147,20 +147,19 @@ def chat(
     **options: Any,
 ) -> None:
     """Talk to a character."""
+    from barreleye.data import spelling
     from barreleye.inference.chat import Chat
-    from barreleye.run import Run
 
-    model, tokenizer = load(run, device)
+    opened, model, tokenizer = load(run, device)
     if not tokenizer.special_ids:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
         raise ValueError("--prompt is empty; say something")
-    conversation = Chat(model, tokenizer, Sampling(**options), system or cast(run, character))
-    if not as_typed:
-        conversation.read = Run(run).spelling()
-    for text in prompt or ask_person():
-        if (read := conversation.read(text)) != text:
-            print(f"(read as: {read})", file=sys.stderr)
+    conversation = Chat(model, tokenizer, Sampling(**options), system or cast(opened, character))
+    read = spelling.as_typed if as_typed else opened.spelling()
+    for typed in prompt or ask_person():
+        if (text := read(typed)) != typed:
+            print(f"(read as: {text})", file=sys.stderr)
         try:
             for piece in conversation.stream(text):
                 print(piece, end="", flush=True)
@@ -188,7 +187,7 @@ def generate(
         raise ValueError("--prompt is empty; give the model something to go on from")
     if stop and "" in stop:
         raise ValueError("--stop is empty; give the text to end before")
-    model, tokenizer = load(run, device)
+    _, model, tokenizer = load(run, device)
     prompt = prompt or beginning(tokenizer)
     pieces = inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ())
     for piece in itertools.chain([prompt], pieces):
@@ -253,26 +252,25 @@ def evaluate(
         show_report(*report.comparison(a, b, judge.compare(a, b)))
 
 
-def cast(run: str, character: str | None) -> str:
+def cast(run: Any, character: str | None) -> str:
     """The system turn for a character of a mix: the first one, unless told."""
-    from barreleye.run import Run
-
-    there = Run(run).characters
+    there = run.characters
     if character is None:
         return there[0] if there else ""
     if character not in there:
         known = f"it has {', '.join(there)}" if there else "it has one character; leave out --as"
-        raise ValueError(f"--as {character}: {run} has learned no such character; {known}")
+        raise ValueError(f"--as {character}: {run.path} has learned no such character; {known}")
     return character
 
 
-def load(run: str, device: str) -> tuple[Any, Any]:
+def load(run: str, device: str) -> tuple[Any, Any, Any]:
+    """The run, its model and its tokenizer."""
     from barreleye.run import Run
     from barreleye.training.device import pick_device
 
     device, opened = pick_device(device), Run(run)
     tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
-    return opened.load_model(device), tokenizer
+    return opened, opened.load_model(device), tokenizer
 
 
 def beginning(tokenizer: Any) -> str:

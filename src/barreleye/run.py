@@ -268,19 +268,17 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
     check_free(path)
     for folder in ("data", "model"):
         (path / folder).mkdir(parents=True, exist_ok=True)
-    for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
+    for side in ("train", "held_out", *UNSEEN):
+        documents = getattr(corpus, side)
         if isinstance(documents, str):
             write_file(path / "data" / f"{side}.txt", documents.encode())
-        else:
-            write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
-    for side in UNSEEN:
-        if documents := getattr(corpus, side):
+        elif documents or side not in UNSEEN:
             write_file(path / "data" / f"{side}.jsonl", "".join(chat_line(c) + "\n" for c in documents).encode())
     for name, sheet in corpus.sheets.items():
         (path / "data" / "personas").mkdir(exist_ok=True)
         write_file(path / "data" / "personas" / f"{name}.yaml", sheet.encode())
     if not isinstance(corpus.train, str):
-        write_file(path / "data" / "words.json", json.dumps(count_words(corpus.train), ensure_ascii=False).encode())
+        write_file(path / "data" / "words.json", to_json(count_words(corpus.train)))
     write_file(path / "data" / "report.json", to_json(corpus.report))
     source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
     write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())

@@ -21,9 +21,7 @@ _ONE_ARE = re.compile(
     re.IGNORECASE,
 )
 AFTER_A_LETTER = frozenset("is are was and or but in on at to of for".split())  # "vitamin a is good", "plan a or b"
-NO_NOUNS = frozenset(
-    "own best last first other few many rest lot hose".split()
-)  # "my own are", "a few are", "my hose are"
+NO_NOUNS = frozenset("own best last first other few many rest lot hose".split())  # "my own are", "my hose are"
 _DOUBLED = re.compile(r"(?<![\w'-])(an?|the|my|your|its|our|their|thy) (an?|the|my|your|his|its|our|their|thy) ", re.I)
 
 

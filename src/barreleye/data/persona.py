@@ -63,7 +63,7 @@ def compose(shares: Mapping[str, tuple[Persona, int]], seed: int, held_out: floa
             (sides.held_out, learned, held_out_asks, held_out),
             (sides.unseen_topics, known, topic_asks, EXTRA_SHARE),
         ):
-            # Without typos: what they cost is measured on its own.
+            # Without typos, as what they cost is measured on its own. A name added can still make a prompt of training.
             draw = _Draw(sheet, asks, random.Random(f"held-out {seed}"), system, typo_rate=0)
             drawn = _conversations(draw, frozenset())
             unseen = (conversation for conversation in drawn if clean.isdisjoint(scored_prompts(conversation)))

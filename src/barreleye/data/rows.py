@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from barreleye.data.text import check_file, read_text
 
 DATA_SET = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")  # owner/name, or owner/name/configuration
+LONGEST_CELL = 2**31 - 1  # characters: the most that every platform takes
 LONGEST_ROW = 1_000  # lines: where more are unreadable, a quote was left open, and what it swallowed is not one row
 NEEDS_EXTRA = "takes packages that are not installed; pip install 'barreleye[chats]'"
 
@@ -85,8 +85,8 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
     """Rows by the names of the header, read without regard to case."""
-    csv.field_size_limit(sys.maxsize)
-    reader, line = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 0
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     names: list[str] = []
     while True:
         line = reader.line_num + 1

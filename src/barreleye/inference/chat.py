@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from barreleye.config import Sampling
 from barreleye.data.chat_format import IM_END, IM_START, Message, encode_chat
-from barreleye.data.spelling import Read, as_typed
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.inference.generate import generate_tokens, stream_text
 from barreleye.model.transformer import Transformer
@@ -13,18 +12,11 @@ LONGEST_REPLY = 128
 
 
 class Chat:
-    """Remembers what was said. `system` is a turn of its own that is never trimmed; `read` mends what a person typed
-    (`Run.spelling` does)."""
+    """Remembers what was said. `system` is a turn of its own that is never trimmed."""
 
     def __init__(
-        self,
-        model: Transformer,
-        tokenizer: Tokenizer,
-        sampling: Sampling | None = None,
-        system: str = "",
-        read: Read = as_typed,
+        self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling | None = None, system: str = ""
     ) -> None:
-        self.read = read
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling or Sampling()
         self.stop_ids = frozenset({tokenizer.id_of(IM_END), tokenizer.id_of(IM_START)})
         self.system = [Message("system", system)] if system else []
@@ -38,7 +30,7 @@ class Chat:
         """The reply to `text`, piece by piece. Raises ValueError when the text alone does not fit the context."""
         room = self.model.config.context_length
         longest = min(LONGEST_REPLY, max(1, room // 2))
-        turns = [*self.messages, Message("user", self.read(text))]
+        turns = [*self.messages, Message("user", text)]
         while len(ids := self._encode(turns)) > room - longest and len(turns) > 1:
             turns = turns[2:]  # the oldest exchange: what was asked and what was answered go together
         if len(ids) >= room:

@@ -31,10 +31,9 @@ def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, uniform_B: Te
     logits_BV = penalize(logits_BV.float(), seen_BT, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
-    probs_BV = probabilities(logits_BV, sampling)
-    token_B = (probs_BV.cumsum(-1) <= uniform_B[:, None]).sum(-1)
-    # Rounding can end the sum a little below 1, and a number above it would fall off the end.
-    return token_B.minimum(probs_BV.shape[-1] - 1 - (probs_BV > 0).flip(-1).int().argmax(-1))
+    sum_BV = probabilities(logits_BV, sampling).cumsum(-1)
+    # Rounding can end the sum a little below 1: a number above it stands for the last token that adds to it.
+    return ((sum_BV <= uniform_B[:, None]) & (sum_BV < sum_BV[:, -1:])).sum(-1)
 
 
 def random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator:
