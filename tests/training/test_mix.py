@@ -112,9 +112,9 @@ def test_a_run_keeps_its_characters_as_they_were(mixed: Run, sheets: list[Path])
 
 
 def test_one_of_them_talks(mixed: Run) -> None:
-    assert cast(str(mixed.path), None) == "pip" and cast(str(mixed.path), "tom") == "tom"
+    assert cast(mixed, None) == "pip" and cast(mixed, "tom") == "tom"
     with pytest.raises(ValueError, match="no such character; it has pip, tom"):
-        cast(str(mixed.path), "cat")
+        cast(mixed, "cat")
     replies = Chat(mixed.load_model(), mixed.tokenizer, system="tom").ask("hello")
     assert isinstance(replies, str)
     samples = [line["samples"] for line in mixed.metrics() if "samples" in line]
@@ -124,7 +124,7 @@ def test_one_of_them_talks(mixed: Run) -> None:
 def test_one_character_has_no_part_to_play(sheets: list[Path], tmp_path: Path) -> None:
     run = grow(str(sheets[0]), out=tmp_path / "one", conversations=200, **TINY)
     assert run.characters == [] and list(run.personas()) == ["pip"]
-    assert cast(str(run.path), None) == ""
+    assert cast(run, None) == ""
     with pytest.raises(ValueError, match="it has one character; leave out --as"):
-        cast(str(run.path), "pip")
+        cast(run, "pip")
     assert all(c.messages[0].role == "user" for c in run.corpus().train)

@@ -1,0 +1,149 @@
+"""The recipe that Barreleye descends from: six layers of 384, padded rows, AdamW. Its loss curve is the yardstick.
+
+    python benchmarks/plain.py [--single] [--threads N]      # records curves/plain-*.json; hours, and it can be resumed
+
+Same conversations, split, tokenizer and number of parameters as the default fish. --single keeps the conversations of
+one exchange, where padding costs little. The recipe computes in float32 on rows padded to the longest of their batch.
+The recording takes each batch in four pieces, rows of equal length together, and bfloat16 where the CPU has it: the
+same sums over the same tokens, rounded otherwise, in a fifth of the time.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from barreleye import PRESETS, Conversation, ModelConfig, TrainConfig, Transformer, train
+from barreleye.config import DataConfig
+from barreleye.data.batches import ChatBatches
+from barreleye.data.corpus import Corpus, prepare
+from barreleye.data.tokenizer import Tokenizer
+from barreleye.training.device import resolve
+from barreleye.training.held_out import byte_lengths, held_out_loss
+from barreleye.training.loop import Step
+from barreleye.training.material import HELD_OUT_BATCH_TOKENS, learn_tokenizer
+
+SHAPE = ModelConfig(n_layers=6, n_heads=6, d_model=384, d_ff=768, activation="relu", dropout=0.1)
+RECIPE = TrainConfig(
+    steps=10_000,
+    optimizer="adamw",
+    learning_rate=3e-4,
+    schedule="cosine",
+    final_rate=0.1,
+    warmup_steps=200,
+    weight_decay=0.1,
+    clip=1.0,
+    precision="float32",
+)
+ROWS = 32
+PIECES = 4  # of a batch, in the recording
+LOOK_EVERY, SAVE_EVERY = 250, 500
+CURVES = Path(__file__).parent / "curves"
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What both recipes learn from, and are judged by."""
+
+    name: str
+    train: list[Conversation]
+    held_out: list[Conversation]
+    tokenizer: Tokenizer
+
+    @staticmethod
+    def of_fish(single: bool) -> "Material":
+        """The default fish's conversations; those of one exchange alone, if `single`."""
+        whole = prepare(DataConfig(), seed=1)
+        sides = [[c for c in side if not single or exchanges(c) == 1] for side in (whole.train, whole.held_out)]
+        tokenizer = learn_tokenizer(DataConfig(), Corpus(sides[0], sides[1], {}))
+        return Material("fish-single" if single else "fish", *sides, tokenizer)
+
+    @property
+    def fingerprint(self) -> list[int]:
+        """What changes when the data does: a recorded curve belongs to one fingerprint."""
+        return [len(self.train), len(self.held_out), sum(len(m.content) for c in self.train for m in c.messages)]
+
+    def batches(self, batch_tokens: int, seed: int) -> ChatBatches:
+        return ChatBatches(self.train, self.tokenizer, PRESETS["fish"].model.context_length, batch_tokens, seed)
+
+    def look(self, model: Transformer, config: TrainConfig) -> dict[str, float]:
+        """Held-out loss, nats per token: of all tokens, and of the replies to prompts that training never saw."""
+        context = model.config.context_length
+        rows = ChatBatches(self.held_out, self.tokenizer, context, HELD_OUT_BATCH_TOKENS).held_out()
+        score = held_out_loss(model, rows, byte_lengths(self.tokenizer), config)
+        assert score.replies
+        return {"all": score.all.loss, "replies": score.replies.loss}
+
+    @property
+    def curve_file(self) -> Path:
+        return CURVES / f"plain-{self.name}.json"
+
+
+def exchanges(conversation: Conversation) -> int:
+    return sum(message.role == "assistant" for message in conversation.messages)
+
+
+class PaddedBatches(ChatBatches):
+    """32 rows as they come, padded to the longest; or the same batch in pieces of about equal length."""
+
+    def __init__(self, material: Material, pieces: int = 1) -> None:
+        super().__init__(material.train, material.tokenizer, SHAPE.context_length, batch_tokens=1)
+        self.pieces = pieces
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        step, piece = divmod(n, self.pieces)
+        epoch, i = divmod(step, len(self.lengths) // ROWS)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
+        rows = self._rows[i * ROWS : (i + 1) * ROWS]
+        rows = np.array_split(rows[np.argsort(self.lengths[rows], kind="stable")], self.pieces)[piece]
+        tokens_BT, targets_BT, _ = self._cut(rows)
+        return tokens_BT, targets_BT
+
+
+def plain_model(vocab_size: int) -> Transformer:
+    """Every matrix normal with a standard deviation of 0.02, as GPT-2's."""
+    model = Transformer(dataclasses.replace(SHAPE, vocab_size=vocab_size))
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def record(material: Material, threads: int) -> None:
+    """Train it once, for the curve. A stopped recording goes on from its last save."""
+    file, saved = material.curve_file, Path("runs") / f"plain-{material.name}.safetensors"
+    config = resolve(dataclasses.replace(RECIPE, accumulate=PIECES, precision="auto", threads=threads, device="cpu"))
+    kept = load_file(saved) if saved.exists() else None
+    looks = json.loads(file.read_text())["looks"] if kept else []
+    torch.manual_seed(config.seed)
+
+    def on_step(step: Step) -> None:
+        if step.step % LOOK_EVERY == 0 and step.step:
+            score = material.look(step.learner.model, config)
+            looks.append({"step": step.step, **{name: round(loss, 4) for name, loss in score.items()}})
+            print(looks[-1], f"{step.seconds:,.0f} s", flush=True)
+        if step.step % SAVE_EVERY == 0 and step.step:
+            file.parent.mkdir(exist_ok=True)
+            saved.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"fingerprint": material.fingerprint, "looks": looks}, indent=1) + "\n")
+            save_file({name: tensor.contiguous().clone() for name, tensor in step.learner.tensors().items()}, saved)
+
+    train(plain_model(material.tokenizer.vocab_size), PaddedBatches(material, PIECES), config, on_step, kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--single", action="store_true", help="conversations of one exchange alone")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as torch chooses)")
+    arguments = parser.parse_args()
+    record(Material.of_fish(arguments.single), arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
