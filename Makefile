@@ -93,7 +93,7 @@ clean:  ## remove environments, builds and caches (the runs stay)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(venv)
-	$(call install,.venv) --editable '.[report]'
+	$(call install,.venv) --editable '.[report,fast]'
 	@touch $@
 
 .venv/dev: .venv/core

@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 GROW, TALK, LOOK = "Grow", "Talk", "Look"
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
+COMPILES = 1.5  # seconds: what takes longer is no longer loading
 NO_SPACE = "make room there"
 HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
 
@@ -143,6 +145,7 @@ def chat(
     character: Annotated[str | None, typer.Option("--as", help="Which character of a mix talks.")] = None,
     system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
     as_typed: Annotated[bool, typer.Option("--as-typed", help="Do not mend typos before the model reads.")] = False,
+    engine: Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
 ) -> None:
@@ -150,7 +153,7 @@ def chat(
     from barreleye.data import spelling
     from barreleye.inference.chat import Chat
 
-    opened, model, tokenizer = load(run, device)
+    opened, model, tokenizer = load(run, device, engine)
     if not tokenizer.special_ids:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
@@ -177,6 +180,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="The text to go on from (default: a new line).")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 300,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
+    engine: Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
     **options: Any,
 ) -> None:
@@ -187,7 +191,7 @@ def generate(
         raise ValueError("--prompt is empty; give the model something to go on from")
     if stop and "" in stop:
         raise ValueError("--stop is empty; give the text to end before")
-    _, model, tokenizer = load(run, device)
+    _, model, tokenizer = load(run, device, engine)
     prompt = prompt or beginning(tokenizer)
     pieces = inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ())
     for piece in itertools.chain([prompt], pieces):
@@ -263,14 +267,24 @@ def cast(run: Any, character: str | None) -> str:
     return character
 
 
-def load(run: str, device: str) -> tuple[Any, Any, Any]:
-    """The run, its model and its tokenizer."""
+def load(run: str, device: str, engine: str) -> tuple[Any, Any, Any]:
+    """The run, its model ready to be decoded, and its tokenizer."""
+    from barreleye.inference.engine import make_decoder
     from barreleye.run import Run
     from barreleye.training.device import pick_device
 
     device, opened = pick_device(device), Run(run)
     tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
-    return opened, opened.load_model(device), tokenizer
+    model = opened.load_model(device)
+    waiting = threading.Timer(COMPILES, print, ["(compiling, once on this machine ...)"], {"file": sys.stderr})
+    waiting.start()
+    try:
+        decoder, reason = make_decoder(model, engine)
+    finally:
+        waiting.cancel()
+    if reason:
+        print(f"(decoding with torch, which is slower: {reason})", file=sys.stderr)
+    return opened, decoder, tokenizer
 
 
 def beginning(tokenizer: Any) -> str:

@@ -46,7 +46,8 @@ def reply_all(
     ]
     stop_ids = frozenset({tokenizer.id_of(IM_END), tokenizer.id_of(IM_START)})
     device = next(model.parameters()).device
-    uniform_NT = torch.rand(len(prompts), max_tokens, generator=random_numbers(sampling, device), device=device)
+    numbers = random_numbers(sampling)
+    uniform_NT = torch.tensor([[next(numbers) for _ in range(max_tokens)] for _ in prompts], device=device)
     model.eval()
     replies = [""] * len(prompts)
     in_order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

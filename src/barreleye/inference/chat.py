@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from barreleye.config import Sampling
 from barreleye.data.chat_format import IM_END, IM_START, Message, encode_chat
 from barreleye.data.tokenizer import Tokenizer
-from barreleye.inference.generate import generate_tokens, stream_text
+from barreleye.inference.generate import Decoder, generate_tokens, stream_text
 from barreleye.model.transformer import Transformer
 
 LONGEST_REPLY = 128
@@ -15,7 +15,7 @@ class Chat:
     """Remembers what was said. `system` is a turn of its own that is never trimmed."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling | None = None, system: str = ""
+        self, model: Transformer | Decoder, tokenizer: Tokenizer, sampling: Sampling | None = None, system: str = ""
     ) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling or Sampling()
         self.stop_ids = frozenset({tokenizer.id_of(IM_END), tokenizer.id_of(IM_START)})

@@ -1,14 +1,19 @@
 """Text from a model: prefill, decode one token, sample. Plain functions over a KV cache; the model knows none of it.
 
+What reads one text and draws from it token by token is a Stream. `TorchStream` is the readable one, over the functions
+here; `fast.py` has a compiled one that draws the same tokens.
+
 B batch, T time (position), V vocabulary.
 """
 
+import random
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from barreleye.config import Sampling
+from barreleye.config import ModelConfig, Sampling
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.cache import KVCache
 from barreleye.model.transformer import Transformer
@@ -17,7 +22,7 @@ from barreleye.model.transformer import Transformer
 @torch.inference_mode()
 def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache) -> Tensor:
     """Read a prompt into the cache; logits of what follows it, shape (B, V)."""
-    return model(tokens_BT, cache)[:, -1]
+    return model.unembed(model.final(tokens_BT, cache)[:, -1])
 
 
 @torch.inference_mode()
@@ -36,11 +41,11 @@ def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, uniform_B: Te
     return ((sum_BV <= uniform_B[:, None]) & (sum_BV < sum_BV[:, -1:])).sum(-1)
 
 
-def random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator:
-    """Where they come from, by the sampling's seed."""
-    generator = torch.Generator(device)
-    _ = generator.seed() if sampling.seed < 0 else generator.manual_seed(sampling.seed)
-    return generator
+def random_numbers(sampling: Sampling) -> Iterator[float]:
+    """From 0 to 1, without end; by the sampling's seed, and the same on every device."""
+    numbers = random.Random(sampling.seed if sampling.seed >= 0 else None)
+    while True:
+        yield numbers.random()
 
 
 def penalize(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
@@ -70,8 +75,59 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     return probs_BV / probs_BV.sum(-1, keepdim=True)
 
 
+class Stream(Protocol):
+    """One text that a model reads, and what it says comes next."""
+
+    @property
+    def room(self) -> int:
+        """How many more tokens fit the context."""
+
+    def start(self, tokens: Sequence[int]) -> None:
+        """Forget what was read and read these, at most a context of them."""
+
+    def read(self, token: int) -> None:
+        """Go on by one token, where there is room."""
+
+    def draw(self, sampling: Sampling, seen: Sequence[int], uniform: float) -> int:
+        """The next token, by a random number from 0 to 1; `seen` is what a repetition penalty looks at."""
+
+
+class Decoder(Protocol):
+    """A model made ready to read texts."""
+
+    config: ModelConfig
+
+    def stream(self) -> Stream: ...
+
+
+class TorchStream:
+    """The readable one: on any device, with any parts."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+        self.cache = KVCache(model.config, device=self.device)
+
+    @property
+    def room(self) -> int:
+        return self.cache.room
+
+    def start(self, tokens: Sequence[int]) -> None:
+        self.cache.length = 0
+        self.logits_BV = prefill(self.model, self._tensor([tokens]), self.cache)
+
+    def read(self, token: int) -> None:
+        self.logits_BV = decode_one_token(self.model, self._tensor([token]), self.cache)
+
+    def draw(self, sampling: Sampling, seen: Sequence[int], uniform: float) -> int:
+        return int(sample(self.logits_BV, sampling, self._tensor([seen]).long(), self._tensor([uniform])))
+
+    def _tensor(self, values: list[Any]) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
+
 def generate_tokens(
-    model: Transformer,
+    model: Transformer | Decoder,
     prompt: Sequence[int],
     max_tokens: int = 200,
     sampling: Sampling | None = None,
@@ -85,34 +141,26 @@ def generate_tokens(
     if not prompt:
         raise ValueError("a prompt needs at least one token to continue from")
     sampling = sampling or Sampling()
-    device = next(model.parameters()).device
-    generator = random_numbers(sampling, device)
+    numbers = random_numbers(sampling)
+    stream = TorchStream(model) if isinstance(model, Transformer) else model.stream()
     context = model.config.context_length
-    model.eval()
     tokens = list(prompt)
-    cache = KVCache(model.config, device=device)
-    logits_BV = prefill(model, _row(tokens[-context:], device), cache)
+    stream.start(tokens[-context:])
     for _ in range(max_tokens):
-        seen_BT = _row(tokens if sampling.repetition_penalty != 1 else [], device)
-        token_B = sample(logits_BV, sampling, seen_BT, torch.rand(1, generator=generator, device=device))
-        token = int(token_B)
+        seen = tokens if sampling.repetition_penalty != 1 else []
+        token = stream.draw(sampling, seen, next(numbers))
         if token in stop_ids:
             return
         yield token
         tokens.append(token)
-        if cache.room:
-            logits_BV = decode_one_token(model, token_B, cache)
+        if stream.room:
+            stream.read(token)
         else:
-            cache.length = 0
-            logits_BV = prefill(model, _row(tokens[-max(1, context // 2) :], device), cache)
-
-
-def _row(tokens: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([tokens], device=device)
+            stream.start(tokens[-max(1, context // 2) :])
 
 
 def generate(
-    model: Transformer,
+    model: Transformer | Decoder,
     tokenizer: Tokenizer,
     prompt: str,
     max_tokens: int = 200,

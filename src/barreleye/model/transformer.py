@@ -57,7 +57,11 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.weight)
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, tap: Tap = no_tap) -> Tensor:
-        """Logits for the token after each position, shape (B, T, V).
+        """Logits for the token after each position, shape (B, T, V); see `final` for the arguments."""
+        return self.unembed(self.final(tokens_BT, cache, tap))
+
+    def final(self, tokens_BT: Tensor, cache: KVCache | None = None, tap: Tap = no_tap) -> Tensor:
+        """What the output head reads: the residual stream after the last block, normalized, shape (B, T, C).
 
         With a cache the tokens continue those already in it. Raises ValueError when they do not fit the context.
         """
@@ -73,7 +77,7 @@ class Transformer(nn.Module):
             x_BTC = block(x_BTC, cache, tap)
         if cache:
             cache.length = end
-        return self.unembed(self.ln_final(x_BTC, tap))
+        return self.ln_final(x_BTC, tap)
 
 
 class Block(nn.Module):

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from barreleye.data.batches import IGNORE
 
+AT_ONCE = 2**18  # logits, so that what is made of them stays in the processor's cache
+
 
 def summed_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """The summed loss in nats over the targets that are not IGNORE, as a float32 scalar; logits of any precision."""
@@ -21,12 +23,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         learned_N1 = (targets_N != IGNORE)[:, None]
         targets_N1 = targets_N.clamp(min=0)[:, None]
-        log_p_NV = torch.log_softmax(logits_NV, -1, dtype=torch.float32)
-        loss = -(log_p_NV.gather(-1, targets_N1) * learned_N1).sum()
-        gradient_NV = log_p_NV.exp_().mul_(learned_N1)
-        gradient_NV.scatter_add_(-1, targets_N1, -learned_N1.to(gradient_NV.dtype))
-        ctx.save_for_backward(gradient_NV.to(logits_NV.dtype))
-        return loss
+        gradient_NV, losses = torch.empty_like(logits_NV), []
+        rows = max(1, AT_ONCE // logits_NV.shape[-1])
+        for logits_KV, targets_K1, learned_K1, gradient_KV in zip(
+            *(x.split(rows) for x in (logits_NV, targets_N1, learned_N1, gradient_NV)), strict=True
+        ):
+            log_p_KV = torch.log_softmax(logits_KV, -1, dtype=torch.float32)
+            losses.append((log_p_KV.gather(-1, targets_K1) * learned_K1).sum())
+            p_KV = log_p_KV.exp_().mul_(learned_K1)
+            gradient_KV.copy_(p_KV.scatter_add_(-1, targets_K1, -learned_K1.to(p_KV.dtype)))
+        ctx.save_for_backward(gradient_NV)
+        return -torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:

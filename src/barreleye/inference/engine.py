@@ -1,0 +1,30 @@
+"""Which way a model is decoded: the compiled one where it can run, else the readable one, which always can."""
+
+from barreleye.inference.generate import Decoder
+from barreleye.model.transformer import Transformer
+
+ENGINES = ("auto", "fast", "int8", "torch")
+NO_NUMBA = "numba is not installed; pip install 'barreleye[fast]'"
+
+
+def make_decoder(model: Transformer, engine: str = "auto") -> tuple[Transformer | Decoder, str]:
+    """What `generate_tokens` and `Chat` read with, and why not the compiled engine, where `auto` did without it.
+
+    `fast` computes in float32, `int8` with matrices rounded to 8 bits, `torch` is the readable path; `auto` is `fast`
+    where it runs. Raises ValueError for an engine that does not exist, or cannot run here.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"there is no engine {engine!r}; choose one of: {', '.join(ENGINES)}")
+    if engine == "torch" or (engine == "auto" and next(model.parameters()).device.type != "cpu"):
+        return model, ""
+    try:
+        from barreleye.inference.fast import FastDecoder
+
+        return FastDecoder(model, bits=8 if engine == "int8" else 32), ""
+    except ImportError:
+        reason = NO_NUMBA
+    except (ValueError, RuntimeError) as error:  # RuntimeError: no folder where Numba may keep what it compiled
+        reason = str(error)
+    if engine != "auto":
+        raise ValueError(f"the engine {engine} cannot run here: {reason}")
+    return model, reason

@@ -1,0 +1,226 @@
+"""The compiled decode against the readable one: the same logits, the same draws, the same texts."""
+
+import itertools
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import barreleye
+from barreleye.config import ModelConfig, Sampling
+from barreleye.inference.fast import FastDecoder, FastStream
+from barreleye.inference.generate import TorchStream, generate_tokens, sample
+from barreleye.model.transformer import Transformer
+
+CONTEXT, VOCAB = 24, 61
+GREEDY = Sampling(temperature=0)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "modern": dict(positions="rope", norm="rmsnorm", activation="swiglu", n_kv_heads=2, bias=False),
+    "sinusoidal-relu": dict(positions="sinusoidal", activation="relu"),
+    "nowhere-relu2-untied": dict(positions="none", activation="relu2", tie_embeddings=False),
+    "qk-norm-grouped": dict(qk_norm=True, n_kv_heads=1, positions="rope"),
+    "attention-only": dict(d_ff=0),
+    "no-bias": dict(bias=False),
+}
+
+
+def build(**options: Any) -> Transformer:
+    generator = torch.Generator().manual_seed(0)
+    shape: dict[str, Any] = dict(n_layers=2, n_heads=4, d_model=32, d_ff=80, context_length=CONTEXT, vocab_size=VOCAB)
+    model = Transformer(ModelConfig(**(shape | options)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    return model.eval()
+
+
+MODEL = build()
+DECODER = FastDecoder(MODEL)
+
+
+# The same numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_logits_are_those_of_the_readable_path(options: dict[str, Any]) -> None:
+    model = build(**options)
+    readable, fast = TorchStream(model), FastDecoder(model).stream()
+    for stream in (readable, fast):
+        stream.start([3, 1, 4])
+    for token in (1, 5, 9, 2, 6, 60, 0):
+        readable.read(token)
+        fast.read(token)
+        assert np.allclose(fast.logits_V, readable.logits_BV[0].numpy(), atol=1e-4)
+    assert fast.room == readable.room == CONTEXT - 10
+    for ours, theirs in (
+        (fast.cache.keys_LBTHD, readable.cache.keys_LBTHD),
+        (fast.cache.values_LBTHD, readable.cache.values_LBTHD),
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@torch.no_grad()
+def agreement(model: Transformer, decoder: FastDecoder, margin: float, n: int = 1000) -> float:
+    """Share of `n` tokens of random texts after which both say the same greedily, where that is not a near tie."""
+    rng, said, stream = np.random.default_rng(0), list[bool](), decoder.stream()
+    while len(said) < n:
+        tokens = rng.integers(model.config.vocab_size, size=model.config.context_length).tolist()
+        logits_TV = model(torch.tensor([tokens]))[0]
+        stream.start(tokens[:1])
+        for token, logits_V in zip(tokens[1:], logits_TV[1:], strict=True):
+            stream.read(token)
+            best, second = logits_V.topk(2).values.tolist()
+            if best - second > margin:
+                said.append(stream.draw(GREEDY, [], 0.0) == int(logits_V.argmax()))
+    return float(np.mean(said[:n]))
+
+
+def test_greedy_tokens_over_a_thousand_tokens() -> None:
+    model = build(d_model=64, d_ff=256, vocab_size=500)
+    assert agreement(model, FastDecoder(model), margin=1e-2) == 1.0
+    # Random weights have near ties everywhere; benchmarks/decode.py asks a trained run, at the margin above.
+    assert agreement(model, FastDecoder(model, bits=8), margin=0.3) >= 0.99
+
+
+def test_eight_bits_are_a_quarter_of_the_memory_and_nearly_the_same() -> None:
+    eight = FastDecoder(MODEL, bits=8)
+    for ours, theirs in zip(eight.weights, DECODER.weights, strict=True):
+        if isinstance(ours, tuple):
+            assert ours.weight_LMN.nbytes * 4 == theirs.weight_LMN.nbytes
+            rebuilt = ours.weight_LMN * ours.scale_LM[..., None]
+            assert np.allclose(rebuilt, theirs.weight_LMN, atol=float(ours.scale_LM.max(initial=0)) * 0.501)
+
+
+def test_a_matrix_of_zeros_has_eight_bits_too() -> None:
+    model = build()
+    torch.nn.init.zeros_(model.blocks[0].attn.out.weight)  # type: ignore[union-attr, arg-type]
+    stream = FastDecoder(model, bits=8).stream()
+    stream.start([1])
+    stream.read(2)
+    assert np.isfinite(stream.logits_V).all()
+
+
+# The same draws ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    logits=st.lists(st.integers(-40, 40), min_size=VOCAB, max_size=VOCAB, unique=True),
+    temperature=st.sampled_from([0.0, 1e-20, 0.3, 0.7, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 3, VOCAB, 99]),
+    top_p=st.sampled_from([0.0, 0.35, 0.9, 1.0]),
+    penalty=st.sampled_from([0.5, 1.0, 1.7]),
+    uniform=st.floats(0, 1),
+)
+def test_draws_are_those_of_sample(
+    logits: list[int], temperature: float, top_k: int, top_p: float, penalty: float, uniform: float
+) -> None:
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
+    stream, seen = DECODER.stream(), [2, 7, 7, 60]
+    stream.logits_V[:] = np.array(logits, np.float32) / 8
+    row = torch.from_numpy(stream.logits_V)[None]
+    ours = stream.draw(sampling, seen, uniform)
+    drawn = [
+        int(sample(row, sampling, torch.tensor([seen]), torch.tensor([u], dtype=torch.float64)))
+        for u in (uniform, max(0, uniform - 1e-6), min(1, uniform + 1e-6))  # sums differ in their last digits
+    ]
+    assert ours in drawn
+    assert stream.logits_V.tolist() == row[0].tolist()  # a draw changes nothing
+
+
+def test_no_number_falls_off_the_end() -> None:
+    stream = DECODER.stream()
+    stream.logits_V[:] = np.random.default_rng(0).standard_normal(VOCAB)
+    likeliest = set(np.argsort(-stream.logits_V)[:3].tolist())
+    for uniform, top_p in itertools.product((0.0, 1 - 2**-53, 1.0), (0.5, 1.0)):
+        assert stream.draw(Sampling(top_k=3, top_p=top_p), [], uniform) in likeliest
+
+
+def test_equal_logits_are_all_kept_or_drawn_in_order() -> None:
+    stream = DECODER.stream()
+    stream.logits_V[:] = 0
+    assert stream.draw(Sampling(temperature=1.0, top_p=1.0), [], 0.5) == VOCAB // 2
+    assert stream.draw(GREEDY, [], 0.5) == 0
+
+
+# The same texts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4] * 20])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5, seed=3, repetition_penalty=1.3)], ids=str)
+def test_texts_go_on_past_a_full_context(prompt: list[int], sampling: Sampling) -> None:
+    fast = list(generate_tokens(DECODER, prompt, 60, sampling))
+    assert fast == list(generate_tokens(MODEL, prompt, 60, sampling)) and len(fast) == 60
+
+
+def test_two_streams_do_not_mix_and_threads_take_turns() -> None:
+    alone = [list(generate_tokens(DECODER, [start], 20, GREEDY)) for start in (3, 4)]
+    pairs = zip(*(generate_tokens(DECODER, [start], 20, GREEDY) for start in (3, 4)), strict=True)
+    assert [list(tokens) for tokens in zip(*pairs, strict=True)] == alone
+    said: dict[int, list[int]] = {}
+
+    def speak(start: int) -> None:
+        said[start] = list(generate_tokens(DECODER, [start], 20, GREEDY))
+
+    threads = [threading.Thread(target=speak, args=(start,)) for start in (3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [said[3], said[4]] == alone
+
+
+def test_torch_keeps_its_threads() -> None:
+    """Numba starts its own, and says how many to an OpenMP that both may share."""
+    build = "FastDecoder(Transformer(ModelConfig(n_layers=1, n_heads=1, d_model=8, d_ff=8, vocab_size=9)))"
+    code = [
+        "import torch; torch.set_num_threads(1)",
+        "from barreleye import ModelConfig, Transformer",
+        "from barreleye.inference.fast import FastDecoder",
+        build,
+        "assert torch.get_num_threads() == 1",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(code)], check=True)
+
+
+def test_another_program_on_a_core_leaves_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = DECODER.stream()
+    stream.threads = 2
+    monkeypatch.setattr(DECODER, "alone", 0.0)  # whatever a token takes is too long
+    stream.read(1)
+    assert stream.threads == 1 and stream.room == CONTEXT - 1
+    assert DECODER.stream().threads == min(2, numba.config.NUMBA_NUM_THREADS)
+
+
+def test_a_full_cache_is_not_written_past() -> None:
+    stream: FastStream = DECODER.stream()
+    stream.start([1] * CONTEXT)
+    with pytest.raises(AssertionError):
+        stream.read(1)
+    with pytest.raises(AssertionError):
+        DECODER.stream().read(VOCAB)
+
+
+# Where it cannot run -----------------------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_cannot_decode() -> None:
+    with pytest.raises(ValueError, match=r"the weights are torch\.bfloat16, not float32"):
+        FastDecoder(build().bfloat16())
+    with pytest.raises(ValueError, match="the model is on meta, not on the CPU"):
+        FastDecoder(build().to("meta"))
+
+
+def test_what_is_compiled_lies_in_the_users_cache() -> None:
+    folder = Path(numba.config.CACHE_DIR)
+    assert list(folder.rglob("fast._decode*")) or list(folder.rglob("*.nbi"))
+    assert not list(Path(barreleye.__file__).parent.rglob("*.nbi"))
