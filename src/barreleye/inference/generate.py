@@ -18,6 +18,8 @@ from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.cache import KVCache
 from barreleye.model.transformer import Transformer
 
+FEW = 64  # tokens, found ten times sooner than all are sorted; almost always they reach top-p
+
 
 @torch.inference_mode()
 def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache) -> Tensor:
@@ -66,13 +68,21 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
         smallest_B1 = probs_BV.topk(sampling.top_k).values[:, -1:]
         probs_BV = probs_BV.masked_fill(probs_BV < smallest_B1, 0)
     if sampling.top_p < 1:
-        sorted_BV, order_BV = probs_BV.sort(descending=True)
-        # A token stays when those before it do not yet reach p: the first always does.
-        before_BV = sorted_BV.cumsum(-1) - sorted_BV
-        drop_BV = before_BV >= sampling.top_p * sorted_BV.sum(-1, keepdim=True)
-        drop_BV[:, 0] = False
-        probs_BV = probs_BV.masked_fill(drop_BV.scatter(1, order_BV, drop_BV), 0)
+        probs_BV = keep_top_p(probs_BV, sampling.top_p)
     return probs_BV / probs_BV.sum(-1, keepdim=True)
+
+
+def keep_top_p(probs_BV: Tensor, top_p: float) -> Tensor:
+    """Zero for all but the likeliest tokens that together reach p of the sum."""
+    enough_B1 = top_p * probs_BV.sum(-1, keepdim=True)
+    k = min(FEW, probs_BV.shape[-1])
+    likeliest_BK, token_BK = probs_BV.topk(k)
+    if (likeliest_BK.sum(-1, keepdim=True) < enough_B1).any():
+        likeliest_BK, token_BK = probs_BV.sort(descending=True)
+    # A token stays when those before it do not yet reach p: the first always does.
+    stays_BK = likeliest_BK.cumsum(-1) - likeliest_BK < enough_B1
+    stays_BK[:, 0] = True
+    return torch.zeros_like(probs_BV).scatter(1, token_BK, likeliest_BK * stays_BK)
 
 
 class Stream(Protocol):

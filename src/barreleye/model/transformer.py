@@ -150,16 +150,16 @@ def masked_scores(q_BTHD: Tensor, k_BTHD: Tensor) -> Tensor:
 
 
 def fused_pays(q_BTHD: Tensor, k_BTHD: Tensor) -> bool:
-    """On CPU the fused kernel's backward loses to plain matrix products on short rows (benchmarks/attention.py)."""
-    square = (
-        q_BTHD.shape[1] == k_BTHD.shape[1]
-    )  # with a cache, queries are few and the kernel's causal mask is not ours
-    return square and (q_BTHD.device.type != "cpu" or q_BTHD.shape[1] > 256)
+    """One query needs no mask. Else only without a cache, where the kernel's causal mask is ours; and on CPU its
+    backward loses to plain matrix products on short rows (benchmarks/attention.py)."""
+    n_q, n_k = q_BTHD.shape[1], k_BTHD.shape[1]
+    return n_q == 1 or (n_q == n_k and (q_BTHD.device.type != "cpu" or n_q > 256))
 
 
 def fused_attention(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor, dropout: float) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTHD, v_BTHD))
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).transpose(1, 2)
+    causal = q_BTHD.shape[1] > 1
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
