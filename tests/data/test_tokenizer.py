@@ -1,5 +1,6 @@
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from barreleye.data import tokenizer as tokenizer_module
+from barreleye.data.bpe import PRE_TOKENIZER, count_words
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 
 SPECIAL = ("<|im_start|>", "<|im_end|>")
@@ -24,6 +26,7 @@ def chatter(seed: int, n: int = 400) -> list[str]:
 
 BPE = learn_bpe(chatter(1), 600, SPECIAL)
 CHARACTERS = learn_characters("".join(SYLLABLES) + "<|im_end|>", SPECIAL)
+ODD_ASCII = st.text("aBz09 \n\t\r\x0b\x0c\x1c\x1f\x00\x7f'stmdlvre_-<|>.", max_size=40)
 BOTH = pytest.mark.parametrize("tokenizer", [BPE, CHARACTERS], ids=["bpe", "characters"])
 
 
@@ -76,6 +79,15 @@ def test_bpe_pads_no_rows_in_and_needs_room_for_the_bytes() -> None:
     assert learn_bpe(["ab ab"], 256).vocab_size == 256
     with pytest.raises(ValueError, match="vocab_size 257 is too small; bytes and special tokens take 258"):
         learn_bpe(["a"], 257, SPECIAL)
+
+
+@given(ODD_ASCII, st.text(max_size=10))
+def test_words_are_cut_and_looked_up_as_the_library_merges_them(ascii_text: str, any_text: str) -> None:
+    for text in (ascii_text, any_text, ascii_text + any_text):
+        assert BPE.encode(text) == BPE._library.encode(text, add_special_tokens=False).ids
+    texts = [ascii_text, any_text, ascii_text]
+    assert BPE.encode_batch(texts) == [*map(BPE.encode, texts)]
+    assert count_words([ascii_text]) == Counter(word for word, _ in PRE_TOKENIZER.pre_tokenize_str(ascii_text))
 
 
 @given(st.text())

@@ -5,6 +5,7 @@ neighbours that occurs most often, and make the two one token. `learn_merges` yi
 """
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ MIN_COUNT = 2  # a pair seen once is chance, not a pattern
 
 # GPT-2's words: runs of letters, of digits or of other signs, with the space before them. No token spans two.
 PRE_TOKENIZER = ByteLevel(add_prefix_space=False)
+# The same cut of ASCII text, several times as fast.
+ASCII_WORD = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
+)
 
 
 def _byte_letters() -> list[str]:
@@ -26,6 +31,7 @@ def _byte_letters() -> list[str]:
 
 
 BYTE_LETTERS = _byte_letters()
+LETTER_OF_BYTE = dict(enumerate(BYTE_LETTERS))
 BYTE_OF_LETTER = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
 
 
@@ -38,7 +44,11 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     """How often each word occurs, spelled in byte letters: "a cat, a dog" -> {"a": 1, "Ġcat": 1, ...}."""
     words: Counter[str] = Counter()
     for text, times in Counter(texts).items():
-        for word, _ in PRE_TOKENIZER.pre_tokenize_str(text):
+        if text.isascii():
+            cut = [word.translate(LETTER_OF_BYTE) for word in ASCII_WORD.findall(text)]
+        else:
+            cut = [word for word, _ in PRE_TOKENIZER.pre_tokenize_str(text)]
+        for word in cut:
             words[word] += times
     return words
 

@@ -1,9 +1,11 @@
 """What a model learns from: a character sheet, plain text or chats -> two sides, split before anything is learned."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ class Corpus:
 def prepare(config: DataConfig, seed: int) -> Corpus:
     """Read or compose what `config` names, and split it. Raises ValueError for a source that cannot be used."""
     if config.kind in ("persona", "mix"):
-        return _characters(parse_mix(config.source) if config.kind == "mix" else {config.source: 1.0}, config, seed)
+        with collecting_no_garbage():
+            return _characters(parse_mix(config.source) if config.kind == "mix" else {config.source: 1.0}, config, seed)
     if config.kind == "chats":
         chats = read_chats(config.sources, config.chat_format)
         corpus = _named(config.sources, split_chats, chats.conversations, config.held_out)
@@ -60,6 +63,18 @@ def prepare(config: DataConfig, seed: int) -> Corpus:
         return corpus
     text = read_shakespeare() if config.source == "shakespeare" else read_text(Path(config.source))
     return _named([config.source], split_text, text)
+
+
+@contextlib.contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """A million objects are made, and all of them stay: Python would look through them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _named(sources: Sequence[str], split: Callable[..., Corpus], *given: Any) -> Corpus:

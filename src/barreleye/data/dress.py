@@ -1,5 +1,6 @@
 """How people type: `dress` writes a clean prompt as one might; `normalize` undoes all but typos and who is asked."""
 
+import functools
 import random
 import re
 import string
@@ -39,6 +40,7 @@ _WITHOUT_MARKS = _Without("P", "Cf")  # punctuation, and what is not seen
 _WORDS_ALONE = _Without("P", "Cf", "So", "Sk")  # nor emoji and their skin tones
 
 
+@functools.lru_cache(maxsize=100_000)
 def normalize(text: str) -> str:
     """What two texts must share to count as the same one: NFKC, case folded, no punctuation or emoji, single spaces.
 
@@ -47,7 +49,7 @@ def normalize(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     folded = text.casefold()
-    words = next(filter(None, (folded.translate(t).split() for t in (_WORDS_ALONE, _WITHOUT_MARKS))), folded.split())
+    words = folded.translate(_WORDS_ALONE).split() or folded.translate(_WITHOUT_MARKS).split() or folded.split()
     return " ".join(words) if text.isascii() else unicodedata.normalize("NFKC", " ".join(words))
 
 

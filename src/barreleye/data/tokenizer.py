@@ -5,19 +5,23 @@ are the byte strings that occur most: any text can be encoded). Both are saved a
 """
 
 import codecs
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
-from barreleye.data.bpe import BYTE_LETTERS, PRE_TOKENIZER, count_words, learn_merges, letters_to_bytes
+from barreleye.data.bpe import ASCII_WORD, BYTE_LETTERS, PRE_TOKENIZER, count_words, learn_merges, letters_to_bytes
 
 FILE_NAME = "tokenizer.json"
 MAX_FILE_BYTES = 64 * 2**20  # the largest in use, of 256,000 tokens, take half of it
 KINDS = {("WordLevel", "Fuse"): "characters", ("BPE", "ByteLevel"): "bpe"}  # by model and decoder
 PROBE = "a  é\n🐟\x00"  # what a byte-level tokenizer of another house must give back unchanged
+GPT2_CUT = json.loads(PRE_TOKENIZER.__getstate__())
+MOST_WORDS = 1_000_000  # kept in memory
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
@@ -45,6 +49,9 @@ class Tokenizer:
             letters_to_bytes(token) if spelled_in_letters and token_id not in added else token.encode("utf-8")
             for token, token_id in tokens
         ]
+        self._words = _Words(library)
+        cut = json.loads(library.to_str())["pre_tokenizer"]
+        self._cuts_as_gpt2 = cut == GPT2_CUT and all(token.special for token in added.values())
         self._id_of_character = {token: token_id for token, token_id in tokens if token_id not in added}
 
     @property
@@ -65,12 +72,21 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, on all cores."""
+        """The ids of each text."""
         if self.kind == "characters":
             return [self._look_up(text) for text in texts]
         for text in texts:
             _refuse_lone_surrogates(text)
-        return [row.ids for row in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        if len(self._words) > MOST_WORDS:
+            self._words.clear()
+        by_word = [self._cuts_as_gpt2 and text.isascii() for text in texts]
+        others = [text for text, looked_up in zip(texts, by_word, strict=True) if not looked_up]
+        merged = iter(self._library.encode_batch_fast(others, add_special_tokens=False))
+        ids_of = self._words.__getitem__
+        return [
+            [*chain.from_iterable(map(ids_of, ASCII_WORD.findall(text)))] if looked_up else next(merged).ids
+            for text, looked_up in zip(texts, by_word, strict=True)
+        ]
 
     def _look_up(self, text: str) -> list[int]:
         try:
@@ -134,6 +150,17 @@ class Tokenizer:
             raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
+
+
+class _Words(dict[str, list[int]]):
+    """The ids of words met so far. Merges stay within a word, so each is merged but once, and looked up ever after."""
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        self._library = library
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self[word] = self._library.encode(word, add_special_tokens=False).ids
+        return ids
 
 
 class TextStream:
