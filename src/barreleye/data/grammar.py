@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
+from unittest import mock
 
 VERBS = {"is": "are", "was": "were", "has": "have", "does": "do"}  # after one thing: after many
 DETERMINERS = frozenset(
@@ -27,7 +28,10 @@ _DOUBLED = re.compile(r"(?<![\w'-])(an?|the|my|your|its|our|their|thy) (an?|the|
 
 @cache
 def _engine() -> Any:
-    import inflect as library  # takes most of a second: only for those who need it
+    # The library has its types checked by code that reads its source anew for each method: nine tenths of an import
+    # that takes seconds. What it is given here is text.
+    with mock.patch("typeguard.typechecked", lambda method: method):
+        import inflect as library
 
     return library.engine()
 
