@@ -65,6 +65,8 @@ def test_flops_are_those_that_torch_counts(variant: dict[str, object]) -> None:
         logits = model(torch.zeros(1, config.context_length, dtype=torch.long))
     counted = count(config)
     assert counted.flops_forward * config.context_length == counter.get_total_flops()
+    attention = 4 * config.n_layers * config.context_length * config.d_model
+    assert counted.flops_matrices == counted.flops_forward - attention
     with FlopCounterMode(display=False) as counter:
         logits.sum().backward()
     # The backward pass costs twice the forward one, but for what needs no gradient.

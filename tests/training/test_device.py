@@ -5,7 +5,15 @@ import torch
 
 from barreleye.config import TrainConfig
 from barreleye.training import device as device_module
-from barreleye.training.device import autocast, best_precision, check_device, random_states, resolve, set_random_states
+from barreleye.training.device import (
+    autocast,
+    best_precision,
+    check_device,
+    peak_flops,
+    random_states,
+    resolve,
+    set_random_states,
+)
 
 
 def test_auto_is_resolved_and_what_is_resolved_stays() -> None:
@@ -80,3 +88,9 @@ def test_a_gpus_dropout_is_put_back_on_the_gpu_it_ran_on(monkeypatch: pytest.Mon
 
 def test_every_precision_has_a_type() -> None:
     assert set(device_module.DTYPES) == {"float32", "bfloat16", "float16"}
+
+
+def test_the_peak_is_that_of_a_large_product_and_draws_no_random_number() -> None:
+    config, state = resolve(TrainConfig(device="cpu")), torch.get_rng_state()
+    flops = peak_flops(config)
+    assert 1e8 < flops < 1e15 and torch.equal(torch.get_rng_state(), state)

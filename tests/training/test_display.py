@@ -43,6 +43,12 @@ def test_a_plain_log_is_about_twenty_lines_and_says_the_last() -> None:
     assert "  > why [b]?  ·  be cause [red]" in rows and "  > x  ·  (says nothing yet)" in rows
 
 
+def test_utilization_is_a_share_of_the_peak() -> None:
+    display = Display(CONFIG, "sea", peak=8192.0, console=Console(file=io.StringIO()))
+    display.show(line(10))
+    assert "4,096 tokens/s (50% MFU)" in display.figures()
+
+
 def test_a_terminal_shows_a_panel_and_is_given_back() -> None:
     text = show(True, everything())
     assert "100/100 steps" in text and "held-out replies" in text and "be cause [red]" in text

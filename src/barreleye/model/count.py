@@ -25,7 +25,8 @@ class Count:
     """Parameters by component; floating-point operations per token; bytes while training in float32."""
 
     components: tuple[Component, ...]
-    flops_forward: int
+    flops_matrices: int  # forward, of the matrices alone
+    flops_forward: int  # attention over a full context included
     flops_training: int
     weight_bytes: int
     gradient_bytes: int
@@ -74,6 +75,7 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
     per_token = config.n_layers * (attention + mlp) + 2 * config.d_model + 2 * config.vocab_size
     return Count(
         components=components,
+        flops_matrices=2 * matrices,
         flops_forward=forward,
         flops_training=3 * forward,
         weight_bytes=4 * total,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import time
 
 import torch
 from torch import Tensor
@@ -65,6 +66,18 @@ def best_precision(device: str) -> str:
     if kind_of(device) == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "bfloat16"
     return "float32"
+
+
+def peak_flops(config: TrainConfig) -> float:
+    """FLOP/s of a large matrix product on the device, at the training's precision: what utilization is a share of."""
+    n = 2048 if kind_of(config.device) == "cpu" else 8192
+    square = torch.full((n, n), 0.5, device=config.device, dtype=DTYPES[config.precision])  # draws no random number
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        float((square @ square)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return float(2 * n**3 / min(seconds))
 
 
 def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[object]:

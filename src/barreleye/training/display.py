@@ -17,10 +17,16 @@ PLAIN_LINES = 20  # a plain log shows about this many steps
 
 
 class Display:
-    """Shows the recorder's lines. Use as a context: the terminal is given back at the end."""
+    """Shows the recorder's lines. Use as a context: the terminal is given back at the end.
 
-    def __init__(self, config: Config, title: str, start: int = 0, console: Console | None = None) -> None:
-        self.steps, self.title = config.train.steps, title
+    peak: tokens per second if the device did nothing but the model's matrix products, at their best. What is reached of
+    it is the model FLOPs utilization (Chowdhery et al. 2022, PaLM, appendix B; attention's own products not counted).
+    """
+
+    def __init__(
+        self, config: Config, title: str, start: int = 0, peak: float = math.inf, console: Console | None = None
+    ) -> None:
+        self.steps, self.title, self.peak = config.train.steps, title, peak
         self.console = console or Console(highlight=False, emoji=False)
         self.losses: list[float] = []
         self.latest: dict[str, Any] = {}
@@ -68,11 +74,12 @@ class Display:
         line = self.latest
         if not line:
             return "..."
-        seconds = max(line["seconds"], 1e-9)
+        speed = line["tokens"] / max(line["seconds"], 1e-9)
+        utilization = f" ({speed / self.peak:.0%} MFU)" if self.peak < math.inf else ""
         norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
         return (
             f"step {line['step']}/{self.steps}  loss {mean_of_last(self.losses):.3f}"
-            f"  {line['tokens'] / seconds:,.0f} tokens/s  rate {line['rate']:.0%} of peak  gradient norm {norm}"
+            f"  {speed:,.0f} tokens/s{utilization}  rate {line['rate']:.0%} of peak  gradient norm {norm}"
         )
 
     def render(self) -> Panel:

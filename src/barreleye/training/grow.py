@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from barreleye.model.count import count
 from barreleye.model.parts import check_parts
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run
-from barreleye.training.device import memory_of, resolve
+from barreleye.training.device import memory_of, peak_flops, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
 from barreleye.training.material import Material, encode, learn_tokenizer, size_of
@@ -191,7 +192,8 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
     start = int(kept["counters"][0]) if kept else 0
     parameters = sum(p.numel() for p in model.parameters())
     title = f"{run.name}: {parameters / 1e6:.2f} million parameters on {config.train.device}, {config.train.precision}"
-    display = Display(config, title, start)
+    flops = 3 * count(config.model).flops_matrices  # the backward pass is two more products for each
+    display = Display(config, title, start, math.inf if quiet else peak_flops(config.train) / flops)
     show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
     with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
         run.drop_metrics_after(start if start else -1)  # step 0 is looked at again
