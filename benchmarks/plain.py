@@ -106,9 +106,9 @@ class PaddedBatches(ChatBatches):
         return tokens_BT, targets_BT
 
 
-def plain_model(vocab_size: int) -> Transformer:
+def plain_model(vocab_size: int, shape: ModelConfig = SHAPE) -> Transformer:
     """Every matrix normal with a standard deviation of 0.02, as GPT-2's."""
-    model = Transformer(dataclasses.replace(SHAPE, vocab_size=vocab_size))
+    model = Transformer(dataclasses.replace(shape, vocab_size=vocab_size))
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02)

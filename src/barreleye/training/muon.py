@@ -22,34 +22,42 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                nesterov = weight.grad.lerp(momentum, group["momentum"])
-                rows, columns = weight.shape
-                scaled = nesterov / (nesterov.norm() + TINY)  # first, or half precision would round a small one to zero
-                weight.add_(orthogonal(scaled.to(self.dtype)), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+            learning = [weight for weight in group["params"] if weight.grad is not None]
+            for shape in dict.fromkeys(weight.shape for weight in learning):
+                # Those of one shape, mostly one of each layer, together: a quarter of the operations to call.
+                weights = [weight for weight in learning if weight.shape == shape]
+                nesterov_LMN = torch.stack([self._nesterov(weight, group["momentum"]) for weight in weights])
+                rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
+                for weight, update_MN in zip(weights, orthogonal(nesterov_LMN, self.dtype), strict=True):
+                    weight.add_(update_MN, alpha=-rate)
+
+    def _nesterov(self, weight: Tensor, momentum: float) -> Tensor:
+        """The momentum as it will be after one more gradient like this one."""
+        assert weight.grad is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        moved = state["momentum"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(moved, momentum)
 
 
-def orthogonal(matrix_MN: Tensor) -> Tensor:
-    """Nearly the orthogonal matrix U V^T of a matrix U S V^T: singular values between about 0.7 and 1.2.
+def orthogonal(matrix_LMN: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearly the orthogonal matrix U V^T of each matrix U S V^T: singular values between about 0.7 and 1.2.
 
     Each step of Newton-Schulz multiplies X by a polynomial of its Gram matrix X X^T. Those polynomials commute, so for
     wide matrices they are multiplied with each other first, all small and square, and touch X once at the end.
     """
-    if matrix_MN.shape[0] > matrix_MN.shape[1]:
-        return orthogonal(matrix_MN.T).T
-    x_MN = matrix_MN / (matrix_MN.norm() * 1.01 + TINY)
-    gram_MM = x_MN @ x_MN.T
-    product_MM = None
+    if matrix_LMN.shape[1] > matrix_LMN.shape[2]:
+        return orthogonal(matrix_LMN.mT, dtype).mT
+    # Scaled before it is rounded: half precision would make a small gradient zero.
+    x_LMN = (matrix_LMN / (matrix_LMN.norm(dim=(1, 2), keepdim=True) * 1.01 + TINY)).to(dtype)
+    gram_LMM = x_LMN @ x_LMN.mT
+    product_LMM = None
     a, b, c = POLYNOMIAL
-    for _ in range(STEPS):
-        factor_MM = torch.addmm(gram_MM, gram_MM, gram_MM, beta=b, alpha=c)
-        factor_MM.diagonal().add_(a)
-        product_MM = factor_MM if product_MM is None else factor_MM @ product_MM
-        gram_MM = factor_MM @ (factor_MM @ gram_MM)  # of the X that the factor makes
-    return product_MM @ x_MN
+    for step in range(STEPS):
+        factor_LMM = torch.baddbmm(gram_LMM, gram_LMM, gram_LMM, beta=b, alpha=c)
+        factor_LMM.diagonal(dim1=1, dim2=2).add_(a)
+        product_LMM = factor_LMM if product_LMM is None else factor_LMM @ product_LMM
+        if step + 1 < STEPS:
+            gram_LMM = factor_LMM @ (factor_LMM @ gram_LMM)  # of the X that the factor makes
+    return product_LMM @ x_LMN

@@ -1,0 +1,185 @@
+"""How much sooner than the plain recipe: the time to the plain recipe's lowest loss on what training never saw.
+
+    python benchmarks/speed.py fish|fish-single [--seeds 3] [--steps N] [--precision float32]
+    python benchmarks/speed.py FILE             # tiny Shakespeare to 1.88, against nanoGPT's recipe for a CPU
+
+fish: replies to unseen prompts, all of them looked at every 25 steps; the plain curve was recorded by plain.py.
+fish-single: the same on conversations of one exchange, where rows need little padding. FILE: the whole last tenth of
+it, in windows of 64 characters. The clock of both stands still while they are looked at, and shows at the start what
+a new process needs until its first step. The plain recipe's step is timed between ours, in the same run.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from plain import RECIPE, Material, PaddedBatches, plain_model
+
+from barreleye import PRESETS, ModelConfig, TrainConfig, Transformer, train
+from barreleye.data.batches import TextBatches, encode_text
+from barreleye.data.corpus import split_text
+from barreleye.data.text import read_text
+from barreleye.data.tokenizer import learn_characters
+from barreleye.training.device import resolve
+from barreleye.training.held_out import byte_lengths, held_out_loss
+from barreleye.training.loop import Batches, Step
+
+LOOK_EVERY, PLAIN_EVERY, PLAIN_STEPS = 25, 50, 3
+NANOGPT_LOSS = 1.88
+NANOGPT = TrainConfig(
+    steps=2000,
+    batch_tokens=12 * 64,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+    final_rate=0.1,
+    warmup_steps=100,
+    weight_decay=0.1,
+    precision="float32",
+)
+SHAPE = ModelConfig(n_heads=4, d_model=128, d_ff=512, context_length=64)
+OURS = TrainConfig(steps=260, batch_tokens=2048, muon_rate=0.02, learning_rate=6e-3, warmup_steps=20)
+
+Look = Callable[[Transformer, TrainConfig], float]
+
+
+@dataclasses.dataclass
+class Racer:
+    """A recipe: how to build its model, what it reads, and how it learns."""
+
+    build: Callable[[], Transformer]
+    batches: Batches
+    config: TrainConfig
+
+    def step_seconds(self, n: int = PLAIN_STEPS) -> list[float]:
+        """Of a few steps of a fresh model, the first not counted."""
+        clock = [0.0]
+
+        def on_step(step: Step) -> bool:
+            clock.append(time.perf_counter())
+            return step.step > n
+
+        train(self.build(), self.batches, self.config, on_step)
+        return [after - before for before, after in zip(clock[2:], clock[3:], strict=False)]
+
+    def run(self, look: Look, target: float, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, float, float]:
+        """Step and seconds at which the target was reached (or the end), and the lowest loss; looking is not timed."""
+        paused, best, reached = 0.0, float("inf"), (0, 0.0)
+
+        def on_step(step: Step) -> bool:
+            nonlocal paused, best, reached
+            began = time.perf_counter()
+            if step.step and (step.step % LOOK_EVERY == 0 or step.step == self.config.steps):
+                best = min(best, look(step.learner.model, self.config))
+                reached = step.step, step.seconds - paused
+            if step.step % PLAIN_EVERY == PLAIN_EVERY // 2:
+                meanwhile()
+            paused += time.perf_counter() - began
+            return best <= target
+
+        train(self.build(), self.batches, self.config, on_step)
+        return *reached, best
+
+
+def cold_start(code: str) -> float:
+    """Seconds of a new process that imports, reads, learns its tokenizer and cuts its batches."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+    return time.perf_counter() - began
+
+
+def race(
+    name: str, racers: list[Racer], plain: Racer, plain_steps: int, target: float, look: Look, cold: float
+) -> None:
+    plain_times: list[float] = []
+    ratios = []
+    for racer in racers:
+        step, seconds, best = racer.run(look, target, lambda: plain_times.extend(plain.step_seconds()))
+        plain_seconds = cold + plain_steps * statistics.median(plain_times)
+        if best <= target:
+            ratios.append(plain_seconds / (cold + seconds))
+        words = f"{best:.4f} at step {step}, {cold + seconds:.0f} s" if best <= target else f"only {best:.4f}"
+        print(f"  seed {racer.config.seed}: {words}", flush=True)
+    print(
+        f"  a new process needs {cold:.1f} s until its first step; a plain step {statistics.median(plain_times):.3f} s"
+    )
+    print(f"{name}: plain recipe {target:.4f} after {plain_steps} steps, {plain_seconds:,.0f} s; ratios {ratios}")
+    if len(ratios) == len(racers):
+        print(f"{name}: {statistics.median(ratios):.1f} times as fast (median of {len(racers)} seeds)")
+
+
+def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
+    material = Material.of_fish(single)
+    curve = json.loads(material.curve_file.read_text())
+    assert curve["fingerprint"] == material.fingerprint, "the data has changed: record the curve again (plain.py)"
+    lowest = min(curve["looks"], key=lambda look: look["replies"])
+    vocab = material.tokenizer.vocab_size
+    preset = PRESETS["fish"]
+
+    def racer(seed: int) -> Racer:
+        def build() -> Transformer:
+            torch.manual_seed(seed)
+            return Transformer(dataclasses.replace(preset.model, vocab_size=vocab))
+
+        config = resolve(dataclasses.replace(preset.train, seed=seed, **options))
+        return Racer(build, material.batches(config.batch_tokens, seed), config)
+
+    cold = cold_start(
+        f"from plain import *; m = Material.of_fish({single}); m.batches(2048, 1)(0); Transformer(SHAPE.__class__("
+        f"vocab_size={vocab}))"
+    )
+    plain = Racer(lambda: plain_model(vocab), PaddedBatches(material), resolve(RECIPE))
+    racers = [racer(seed) for seed in range(1, seeds + 1)]
+    look = lambda model, config: material.look(model, config)["replies"]  # noqa: E731
+    race(material.name, racers, plain, lowest["step"], lowest["replies"], look, cold)
+
+
+def text(file: Path, seeds: int, options: dict[str, object]) -> None:
+    corpus = split_text(read_text(file))
+    tokenizer = learn_characters(corpus.train + corpus.held_out)
+    shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
+    tokens, held_out = (encode_text(side, tokenizer) for side in (corpus.train, corpus.held_out))
+    rows = TextBatches(held_out, shape.context_length, 8192)
+
+    def look(model: Transformer, config: TrainConfig) -> float:
+        return held_out_loss(model, rows.held_out(), byte_lengths(tokenizer), config).all.loss
+
+    def racer(config: TrainConfig, plain: bool) -> Racer:
+        def build() -> Transformer:
+            torch.manual_seed(config.seed)
+            return plain_model(tokenizer.vocab_size, shape) if plain else Transformer(shape)
+
+        batches = TextBatches(tokens, shape.context_length, config.batch_tokens, config.seed)
+        return Racer(build, batches, resolve(config))
+
+    plain = racer(NANOGPT, plain=True)
+    plain_steps, _, best = plain.run(look, NANOGPT_LOSS)
+    print(f"  nanoGPT's recipe: {best:.4f} at step {plain_steps}", flush=True)
+    racers = [racer(dataclasses.replace(OURS, seed=seed, **options), plain=False) for seed in range(1, seeds + 1)]
+    cold = cold_start("import plain, barreleye.training.grow")
+    race(file.name, racers, plain, plain_steps, NANOGPT_LOSS, look, cold)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="fish, fish-single, or a text file")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of our recipe (default: the preset's)")
+    parser.add_argument("--precision", help="of our recipe (default: the device's best)")
+    given = parser.parse_args()
+    options = {name: getattr(given, name) for name in ("steps", "precision") if getattr(given, name)}
+    if given.data in ("fish", "fish-single"):
+        fish(given.data == "fish-single", given.seeds, options)
+    else:
+        text(Path(given.data), given.seeds, options)
+
+
+if __name__ == "__main__":
+    main()
