@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class Racer:
             return step.step > n
 
         train(self.build(), self.batches, self.config, on_step)
-        return [after - before for before, after in zip(clock[2:], clock[3:], strict=False)]
+        return [after - before for before, after in pairwise(clock[2:])]
 
     def run(self, look: Look, target: float, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, float, float]:
         """Step and seconds at which the target was reached (or the end), and the lowest loss; looking is not timed."""

@@ -18,6 +18,7 @@ import barreleye
 from barreleye.config import ModelConfig, Sampling
 from barreleye.inference.fast import FastDecoder, FastStream
 from barreleye.inference.generate import TorchStream, generate_tokens, sample
+from barreleye.model import parts
 from barreleye.model.transformer import Transformer
 
 CONTEXT, VOCAB = 24, 61
@@ -118,7 +119,7 @@ def test_a_matrix_of_zeros_has_eight_bits_too() -> None:
     temperature=st.sampled_from([0.0, 1e-20, 0.3, 0.7, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3, VOCAB, 99]),
     top_p=st.sampled_from([0.0, 0.35, 0.9, 1.0]),
-    penalty=st.sampled_from([0.5, 1.0, 1.7]),
+    penalty=st.sampled_from([0.5003, 1.0, 1.7003]),  # others could make two logits equal
     uniform=st.floats(0, 1),
 )
 def test_draws_are_those_of_sample(
@@ -218,6 +219,21 @@ def test_it_says_what_it_cannot_decode() -> None:
         FastDecoder(build().bfloat16())
     with pytest.raises(ValueError, match="the model is on meta, not on the CPU"):
         FastDecoder(build().to("meta"))
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_a_part_of_ones_own_under_a_known_name_is_found_out(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parts.ACTIVATIONS, "gelu", parts.Activation(torch.sin))
+    with pytest.raises(ValueError, match="it gives other logits: a part of its own may go by a known name"):
+        FastDecoder(build(), bits)
+
+
+def test_a_context_of_one_token_and_a_model_of_zeros() -> None:
+    FastDecoder(build(context_length=1))
+    model = build()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    FastDecoder(model)
 
 
 def test_what_is_compiled_lies_in_the_users_cache() -> None:

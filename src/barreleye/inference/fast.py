@@ -43,6 +43,8 @@ ACTIVATIONS = {"gelu": GELU, "relu": RELU, "relu2": RELU2, "swiglu": SWIGLU}
 NORMS, POSITIONS = {"layernorm", "rmsnorm"}, {"learned", "sinusoidal", "rope", "none"}
 THREADS = 2  # more wait for each other longer than they compute
 PATIENCE = 3  # times what one thread takes for a token: then two are in the way of another program
+TOLERANCE = {32: 1e-3, 8: 0.2}  # by bits: how far logits may be from the readable path's, as a share of the largest
+TINY = 1e-20
 ONE_AT_A_TIME = threading.Lock()  # not every threading layer of Numba bears two callers
 
 
@@ -92,11 +94,15 @@ class FastDecoder:
             stream = FastStream(self)
             stream.threads = 1
             stream.draw(Sampling(), [], 0.0)
-            self.alone = min(_seconds(stream.read, 0) for _ in range(min(4, stream.room)))
+            tokens = [0] * min(4, stream.room)
+            self.alone = min(_seconds(stream.read, token) for token in tokens)
         except NumbaError as error:
             raise ValueError(f"numba cannot compile it: {str(error).splitlines()[0]}") from None
         finally:
             torch.set_num_threads(threads)  # which Numba sets, as both may share one OpenMP
+        readable_V = prefill(model, torch.tensor([tokens]), KVCache(model.config))[0].numpy()
+        if not np.allclose(stream.logits_V, readable_V, atol=TOLERANCE[bits] * np.abs(readable_V).max(initial=TINY)):
+            raise ValueError("compiled, it gives other logits: a part of its own may go by a known name")
 
     def stream(self) -> "FastStream":
         return FastStream(self)
