@@ -75,7 +75,12 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	.venv-wheel/bin/python -c 'import barreleye; assert ".venv-wheel" in barreleye.__file__, barreleye.__file__'
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
 
-bench: .venv/core  ## measure what the README claims (TEXT=FILE: that text, where none can be fetched)
+bench: .venv/core  ## measure what the README claims, for hours (TEXT=FILE: that text, where none can be fetched)
+	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
+	$(BIN)/python benchmarks/speed.py fish
+	$(BIN)/python benchmarks/speed.py fish-single
+	$(BIN)/python benchmarks/speed.py $(or $(TEXT),shakespeare)
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/bad_inputs.py
 	$(BIN)/python benchmarks/kill_resume.py

@@ -11,7 +11,6 @@ rounds is told. With a run it also says how often its compiled engines choose th
 import argparse
 import ctypes
 import dataclasses
-import platform
 import random
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import machine
 import numpy as np
 import torch
 from plain import plain_model
@@ -184,11 +184,6 @@ def write_gguf(model: Transformer, kind: str, file: Path) -> None:
     writer.close()
 
 
-def processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(": ")[2] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="a finished run")
@@ -219,7 +214,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name, measure in measured.items():
                 table[name].append(measure())
-    print(f"{processor()}, {THREADS} threads; tokens per second, median of {arguments.rounds} rounds (least, most)")
+    print(f"{machine.name()}, {THREADS} threads; tokens per second, median of {arguments.rounds} rounds (least, most)")
     for name, values in table.items():
         print(f"{name:40}{statistics.median(values):10,.0f}   ({min(values):,.0f}, {max(values):,.0f})")
     for ours, theirs, promised in (

@@ -1,12 +1,13 @@
 """How much sooner than the plain recipe: the time to the plain recipe's lowest loss on what training never saw.
 
     python benchmarks/speed.py fish|fish-single [--seeds 3] [--steps N] [--precision float32]
-    python benchmarks/speed.py FILE             # tiny Shakespeare to 1.88, against nanoGPT's recipe for a CPU
+    python benchmarks/speed.py FILE             # tiny Shakespeare (`shakespeare` fetches it) to 1.88, against nanoGPT
 
 fish: replies to unseen prompts, all of them looked at every 25 steps; the plain curve was recorded by plain.py.
 fish-single: the same on conversations of one exchange, where rows need little padding. FILE: the whole last tenth of
-it, in windows of 64 characters. The clock of both stands still while they are looked at, and shows at the start what
-a new process needs until its first step. The plain recipe's step is timed between ours, in the same run.
+it, in windows of 64 characters, against nanoGPT's recipe for a CPU. The clock of both stands still while they are
+looked at, and shows at the start what a new process needs until its first step. The plain recipe's step is timed
+between ours, in the same run.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from plain import RECIPE, Material, PaddedBatches, plain_model
 from barreleye import PRESETS, ModelConfig, TrainConfig, Transformer, train
 from barreleye.data.batches import TextBatches, encode_text
 from barreleye.data.corpus import split_text
-from barreleye.data.text import read_text
+from barreleye.data.text import read_shakespeare, read_text
 from barreleye.data.tokenizer import learn_characters
 from barreleye.training.device import resolve
 from barreleye.training.held_out import byte_lengths, held_out_loss
@@ -142,8 +143,8 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
     race(material.name, racers, plain, lowest["step"], lowest["replies"], look, cold)
 
 
-def text(file: Path, seeds: int, options: dict[str, object]) -> None:
-    corpus = split_text(read_text(file))
+def text(file: str, seeds: int, options: dict[str, object]) -> None:
+    corpus = split_text(read_shakespeare() if file == "shakespeare" else read_text(Path(file)))
     tokenizer = learn_characters(corpus.train + corpus.held_out)
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     tokens, held_out = (encode_text(side, tokenizer) for side in (corpus.train, corpus.held_out))
@@ -165,7 +166,7 @@ def text(file: Path, seeds: int, options: dict[str, object]) -> None:
     print(f"  nanoGPT's recipe: {best:.4f} at step {plain_steps}", flush=True)
     racers = [racer(dataclasses.replace(OURS, seed=seed, **options), plain=False) for seed in range(1, seeds + 1)]
     cold = cold_start("import plain, barreleye.training.grow")
-    race(file.name, racers, plain, plain_steps, NANOGPT_LOSS, look, cold)
+    race(file, racers, plain, plain_steps, NANOGPT_LOSS, look, cold)
 
 
 def main() -> None:
@@ -179,7 +180,7 @@ def main() -> None:
     if given.data in ("fish", "fish-single"):
         fish(given.data == "fish-single", given.seeds, options)
     else:
-        text(Path(given.data), given.seeds, options)
+        text(given.data, given.seeds, options)
 
 
 if __name__ == "__main__":
