@@ -24,6 +24,7 @@ import torch
 from plain import plain_model
 
 from barreleye import PRESETS, Run, Sampling, Transformer
+from barreleye.data.batches import IGNORE
 from barreleye.inference.fast import FastDecoder
 from barreleye.inference.generate import Decoder, Stream, TorchStream, decode_one_token, prefill, sample
 from barreleye.model.cache import KVCache
@@ -58,13 +59,12 @@ def per_second(stream: Stream) -> float:
 def without_cache(model: Transformer) -> float:
     """The ancestor's way: the whole text through the whole model for each token, all logits, multinomial."""
     tokens = [1] * PROMPT
-    n = TOKENS // 4
     began = time.perf_counter()
-    for _ in range(n):
+    for _ in range(TOKENS):
         logits_V = model(torch.tensor([tokens[-256:]]))[0, -1] / SAMPLING.temperature
         logits_V[logits_V < logits_V.topk(50).values[-1]] = -torch.inf
         tokens.append(int(torch.multinomial(logits_V.softmax(-1), 1)))
-    return n / (time.perf_counter() - began)
+    return TOKENS / (time.perf_counter() - began)
 
 
 @torch.inference_mode()
@@ -73,11 +73,11 @@ def side_by_side(model: Transformer) -> float:
     cache = KVCache(model.config, STREAMS)
     with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
         logits_BV = prefill(model, torch.ones(STREAMS, PROMPT, dtype=torch.long), cache)
-        seen_BT, n = torch.empty(STREAMS, 0, dtype=torch.long), TOKENS // 4
+        seen_BT = torch.empty(STREAMS, 0, dtype=torch.long)
         began = time.perf_counter()
-        for _ in range(n):
+        for _ in range(TOKENS):
             logits_BV = decode_one_token(model, sample(logits_BV, SAMPLING, seen_BT, torch.rand(STREAMS)), cache)
-        return STREAMS * n / (time.perf_counter() - began)
+        return STREAMS * TOKENS / (time.perf_counter() - began)
 
 
 def first_token(decoder: Decoder) -> float:
@@ -94,8 +94,11 @@ def agreement(run: Run, bits: int) -> tuple[float, int]:
     """Along held-out texts of a run, after how many tokens both engines say the same, near ties left out."""
     model, said = run.load_model(), list[bool]()
     stream = FastDecoder(model, bits).stream()
-    for tokens_BT, _, _ in held_out_batches(run.corpus().held_out, run.tokenizer, model.config.context_length)():
-        for tokens_T, logits_TV in zip(tokens_BT, model(tokens_BT), strict=True):
+    for tokens_BT, targets_BT, _ in held_out_batches(
+        run.corpus().held_out, run.tokenizer, model.config.context_length
+    )():
+        rows = zip(tokens_BT, (targets_BT != IGNORE).sum(-1).tolist(), model(tokens_BT), strict=True)
+        for tokens_T, logits_TV in ((tokens_T[:n], logits_TV[:n]) for tokens_T, n, logits_TV in rows):
             stream.start(tokens_T[:1].tolist())
             for token, logits_V in zip(tokens_T[1:].tolist(), logits_TV[1:], strict=True):
                 stream.read(token)

@@ -10,12 +10,14 @@ same sums over the same tokens, rounded otherwise, in a fifth of the time.
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from barreleye import PRESETS, Conversation, ModelConfig, TrainConfig, Transformer, train
@@ -64,9 +66,11 @@ class Material:
         return Material("fish-single" if single else "fish", *sides, tokenizer)
 
     @property
-    def fingerprint(self) -> list[int]:
+    def fingerprint(self) -> list[object]:
         """What changes when the data does: a recorded curve belongs to one fingerprint."""
-        return [len(self.train), len(self.held_out), sum(len(m.content) for c in self.train for m in c.messages)]
+        texts = "\0".join(m.content for side in (self.train, self.held_out) for c in side for m in c.messages)
+        whole = hashlib.sha256((texts + self.tokenizer.to_json()).encode()).hexdigest()
+        return [len(self.train), len(self.held_out), whole]
 
     def batches(self, batch_tokens: int, seed: int) -> ChatBatches:
         return ChatBatches(self.train, self.tokenizer, PRESETS["fish"].model.context_length, batch_tokens, seed)
@@ -116,11 +120,15 @@ def plain_model(vocab_size: int, shape: ModelConfig = SHAPE) -> Transformer:
 
 
 def record(material: Material, threads: int) -> None:
-    """Train it once, for the curve. A stopped recording goes on from its last save."""
+    """Train it once, for the curve. A stopped recording goes on from its last save, if the data is still the same."""
     file, saved = material.curve_file, Path("runs") / f"plain-{material.name}.safetensors"
     config = resolve(dataclasses.replace(RECIPE, accumulate=PIECES, precision="auto", threads=threads, device="cpu"))
-    kept = load_file(saved) if saved.exists() else None
-    looks = json.loads(file.read_text())["looks"] if kept else []
+    kept, looks = None, []
+    if saved.exists():
+        with safe_open(saved, "pt") as tensors:
+            if json.loads(tensors.metadata()["fingerprint"]) == material.fingerprint:
+                looks = json.loads(tensors.metadata()["looks"])
+                kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
     torch.manual_seed(config.seed)
 
     def on_step(step: Step) -> None:
@@ -129,12 +137,16 @@ def record(material: Material, threads: int) -> None:
             looks.append({"step": step.step, **{name: round(loss, 4) for name, loss in score.items()}})
             print(looks[-1], f"{step.seconds:,.0f} s", flush=True)
         if step.step % SAVE_EVERY == 0 and step.step:
-            file.parent.mkdir(exist_ok=True)
             saved.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps({"fingerprint": material.fingerprint, "looks": looks}, indent=1) + "\n")
-            save_file({name: tensor.contiguous().clone() for name, tensor in step.learner.tensors().items()}, saved)
+            metadata = {"fingerprint": json.dumps(material.fingerprint), "looks": json.dumps(looks)}
+            partial = saved.with_suffix(".partial")
+            tensors = {name: tensor.contiguous().clone() for name, tensor in step.learner.tensors().items()}
+            save_file(tensors, partial, metadata)
+            partial.replace(saved)
 
     train(plain_model(material.tokenizer.vocab_size), PaddedBatches(material, PIECES), config, on_step, kept)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"fingerprint": material.fingerprint, "looks": looks}, indent=1) + "\n")
 
 
 def main() -> None:

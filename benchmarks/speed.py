@@ -21,6 +21,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from plain import RECIPE, Material, PaddedBatches, plain_model
 
@@ -28,7 +29,7 @@ from barreleye import PRESETS, ModelConfig, TrainConfig, Transformer, train
 from barreleye.data.batches import TextBatches, encode_text
 from barreleye.data.corpus import split_text
 from barreleye.data.text import read_shakespeare, read_text
-from barreleye.data.tokenizer import learn_characters
+from barreleye.data.tokenizer import Tokenizer, learn_characters
 from barreleye.training.device import resolve
 from barreleye.training.held_out import byte_lengths, held_out_loss
 from barreleye.training.loop import Batches, Step
@@ -60,16 +61,16 @@ class Racer:
     batches: Batches
     config: TrainConfig
 
-    def step_seconds(self, n: int = PLAIN_STEPS) -> list[float]:
-        """Of a few steps of a fresh model, the first not counted."""
-        clock = [0.0]
+    def step_seconds(self, first: int) -> list[float]:
+        """Of a few steps of a fresh model from batch `first` on, one before them not counted."""
+        clock = []
 
         def on_step(step: Step) -> bool:
             clock.append(time.perf_counter())
-            return step.step > n
+            return step.step > PLAIN_STEPS
 
-        train(self.build(), self.batches, self.config, on_step)
-        return [after - before for before, after in pairwise(clock[2:])]
+        train(self.build(), lambda n: self.batches(first + n), self.config, on_step)
+        return [after - before for before, after in pairwise(clock[1:])]
 
     def run(self, look: Look, target: float, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, float, float]:
         """Step and seconds at which the target was reached (or the end), and the lowest loss; looking is not timed."""
@@ -103,14 +104,14 @@ def race(
     plain_times: list[float] = []
     ratios = []
     for racer in racers:
-        step, seconds, best = racer.run(look, target, lambda: plain_times.extend(plain.step_seconds()))
-        plain_seconds = cold + plain_steps * statistics.median(plain_times)
+        step, seconds, best = racer.run(look, target, lambda: plain_times.extend(plain.step_seconds(len(plain_times))))
+        plain_seconds = cold + plain_steps * statistics.fmean(plain_times)
         if best <= target:
             ratios.append(plain_seconds / (cold + seconds))
         words = f"{best:.4f} at step {step}, {cold + seconds:.0f} s" if best <= target else f"only {best:.4f}"
         print(f"  seed {racer.config.seed}: {words}", flush=True)
     print(
-        f"  a new process needs {cold:.1f} s until its first step; a plain step {statistics.median(plain_times):.3f} s"
+        f"  a new process needs {cold:.1f} s until its first step; a plain step {statistics.fmean(plain_times):.3f} s"
     )
     print(f"{name}: plain recipe {target:.4f} after {plain_steps} steps, {plain_seconds:,.0f} s; ratios {ratios}")
     if len(ratios) == len(racers):
@@ -121,6 +122,7 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
     material = Material.of_fish(single)
     curve = json.loads(material.curve_file.read_text())
     assert curve["fingerprint"] == material.fingerprint, "the data has changed: record the curve again (plain.py)"
+    assert curve["looks"][-1]["step"] == RECIPE.steps, "the recording is not finished (plain.py)"
     lowest = min(curve["looks"], key=lambda look: look["replies"])
     vocab = material.tokenizer.vocab_size
     preset = PRESETS["fish"]
@@ -137,17 +139,27 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
         f"from plain import *; m = Material.of_fish({single}); m.batches(2048, 1)(0); Transformer(SHAPE.__class__("
         f"vocab_size={vocab}))"
     )
-    plain = Racer(lambda: plain_model(vocab), PaddedBatches(material), resolve(RECIPE))
+    precision = "float16" if torch.cuda.is_available() else "float32"
+    plain = Racer(
+        lambda: plain_model(vocab),
+        PaddedBatches(material),
+        resolve(dataclasses.replace(RECIPE, precision=precision)),
+    )
     racers = [racer(seed) for seed in range(1, seeds + 1)]
     look = lambda model, config: material.look(model, config)["replies"]  # noqa: E731
     race(material.name, racers, plain, lowest["step"], lowest["replies"], look, cold)
 
 
-def text(file: str, seeds: int, options: dict[str, object]) -> None:
+def text_sides(file: str) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
+    """The tokenizer of a text, and the ids of what is learned and what is held out."""
     corpus = split_text(read_shakespeare() if file == "shakespeare" else read_text(Path(file)))
     tokenizer = learn_characters(corpus.train + corpus.held_out)
+    return tokenizer, encode_text(corpus.train, tokenizer), encode_text(corpus.held_out, tokenizer)
+
+
+def text(file: str, seeds: int, options: dict[str, object]) -> None:
+    tokenizer, tokens, held_out = text_sides(file)
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
-    tokens, held_out = (encode_text(side, tokenizer) for side in (corpus.train, corpus.held_out))
     rows = TextBatches(held_out, shape.context_length, 8192)
 
     def look(model: Transformer, config: TrainConfig) -> float:
@@ -164,8 +176,10 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
     plain = racer(NANOGPT, plain=True)
     plain_steps, _, best = plain.run(look, NANOGPT_LOSS)
     print(f"  nanoGPT's recipe: {best:.4f} at step {plain_steps}", flush=True)
+    if best > NANOGPT_LOSS:
+        print("  it does not reach the target; it is counted as if it did with its last step")
     racers = [racer(dataclasses.replace(OURS, seed=seed, **options), plain=False) for seed in range(1, seeds + 1)]
-    cold = cold_start("import plain, barreleye.training.grow")
+    cold = cold_start(f"from speed import *; text_sides({file!r})")
     race(file, racers, plain, plain_steps, NANOGPT_LOSS, look, cold)
 
 

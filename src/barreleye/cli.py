@@ -36,7 +36,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 GROW, TALK, LOOK = "Grow", "Talk", "Look"
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
-COMPILES = 1.5  # seconds: what takes longer is no longer loading
+PATIENCE = 1.5  # seconds
 NO_SPACE = "make room there"
 HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
 
@@ -276,8 +276,11 @@ def load(run: str, device: str, engine: str) -> tuple[Any, Any, Any]:
     device, opened = pick_device(device), Run(run)
     tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
     model = opened.load_model(device)
-    waiting = threading.Timer(COMPILES, print, ["(compiling, once on this machine ...)"], {"file": sys.stderr})
-    waiting.start()
+    waiting = threading.Timer(
+        PATIENCE, print, ["(getting ready; the first time takes longer ...)"], {"file": sys.stderr}
+    )
+    if sys.stderr is not None and sys.stderr.isatty():
+        waiting.start()
     try:
         decoder, reason = make_decoder(model, engine)
     finally:

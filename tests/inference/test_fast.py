@@ -1,6 +1,7 @@
 """The compiled decode against the readable one: the same logits, the same draws, the same texts."""
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 import barreleye
 from barreleye.config import ModelConfig, Sampling
-from barreleye.inference.fast import FastDecoder, FastStream
+from barreleye.inference.fast import FastDecoder
 from barreleye.inference.generate import TorchStream, generate_tokens, sample
 from barreleye.model import parts
 from barreleye.model.transformer import Transformer
@@ -202,12 +203,15 @@ def test_another_program_on_a_core_leaves_one_thread(monkeypatch: pytest.MonkeyP
     assert DECODER.stream().threads == min(2, numba.config.NUMBA_NUM_THREADS)
 
 
-def test_a_full_cache_is_not_written_past() -> None:
-    stream: FastStream = DECODER.stream()
+def test_compiled_code_writes_nowhere_else() -> None:
+    stream = DECODER.stream()
     stream.start([1] * CONTEXT)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="cannot read token 1 with room for 0"):
         stream.read(1)
-    with pytest.raises(AssertionError):
+    for decoder, token in itertools.product((DECODER, MODEL), (-1, VOCAB)):
+        with pytest.raises(ValueError, match="a prompt's ids must be 0 to 60"):
+            next(generate_tokens(decoder, [token, *[1] * CONTEXT], 5, Sampling(repetition_penalty=1.3)))
+    with pytest.raises(ValueError, match=f"cannot read token {VOCAB}"):
         DECODER.stream().read(VOCAB)
 
 
@@ -228,6 +232,41 @@ def test_a_part_of_ones_own_under_a_known_name_is_found_out(bits: int, monkeypat
         FastDecoder(build(), bits)
 
 
+def test_other_positions_and_other_models_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interleaved(parts.Rotary):
+        """Pairs neighbours, as GPT-J does."""
+
+    monkeypatch.setitem(parts.POSITIONS, "rope", Interleaved)
+    with pytest.raises(ValueError, match="the part 'rope' is not compiled"):
+        FastDecoder(build(positions="rope"))
+    model = build(positions="none")
+    for block in model.blocks:  # queries and keys that grow, under the name of no positions
+        block.attn.rotate = lambda x_BTHD, start: x_BTHD * torch.arange(1, 1 + x_BTHD.shape[1])[:, None, None]
+    with pytest.raises(ValueError, match="it gives other logits"):
+        FastDecoder(model)
+
+    class Capped(Transformer):
+        pass
+
+    with pytest.raises(ValueError, match="it is a Capped of its own"):
+        FastDecoder(Capped(MODEL.config))
+
+
+def test_logits_that_are_not_numbers() -> None:
+    model = build()
+    torch.nn.init.constant_(model.ln_final.weight, torch.nan)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the model's logits are not numbers"):
+        FastDecoder(model)
+
+
+def test_dropout_is_off_whatever_was_done_before() -> None:
+    model = build(dropout=0.5)
+    decoder = FastDecoder(model)
+    model.train()
+    said = [list(generate_tokens(decoder, [1, 2, 3], 10, GREEDY)) for _ in range(2)]
+    assert said[0] == said[1]
+
+
 def test_a_context_of_one_token_and_a_model_of_zeros() -> None:
     FastDecoder(build(context_length=1))
     model = build()
@@ -236,7 +275,21 @@ def test_a_context_of_one_token_and_a_model_of_zeros() -> None:
     FastDecoder(model)
 
 
-def test_what_is_compiled_lies_in_the_users_cache() -> None:
-    folder = Path(numba.config.CACHE_DIR)
-    assert list(folder.rglob("fast._decode*")) or list(folder.rglob("*.nbi"))
+def test_what_is_compiled_lies_in_the_users_cache(tmp_path: Path) -> None:
+    code = [
+        "from barreleye import ModelConfig, Transformer",
+        "from barreleye.inference.engine import make_decoder",
+        "model = Transformer(ModelConfig(n_layers=1, n_heads=1, d_model=8, d_ff=8, vocab_size=9))",
+        "decoder, reason = make_decoder(model)",
+        "print(decoder is model, reason)",
+    ]
+    run = [sys.executable, "-c", "\n".join(code)]
+    env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    env["XDG_CACHE_HOME"] = str(tmp_path)
+    assert subprocess.run(run, env=env, capture_output=True, text=True).stdout == "False \n"
+    kept = list((tmp_path / "barreleye" / "numba").rglob("*.nbi"))
+    assert {file.name.split("-")[0] for file in kept} >= {"compiled.decode", "compiled.draw"}
     assert not list(Path(barreleye.__file__).parent.rglob("*.nbi"))
+    for file in kept:
+        file.write_bytes(b"torn")  # as a full disk leaves it: then torch decodes
+    assert subprocess.run(run, env=env, capture_output=True, text=True).stdout.startswith("True ")

@@ -3,11 +3,16 @@ import torch
 import torch.nn.functional as F
 
 from barreleye.data.batches import IGNORE
+from barreleye.training import loss as loss_module
 from barreleye.training.loss import summed_cross_entropy
 
 
+@pytest.mark.parametrize("at_once", [1, 11, 50, 2**18])  # logits: a row at a time, also uneven pieces, all rows
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loss_and_gradient_are_those_of_the_library(dtype: torch.dtype) -> None:
+def test_loss_and_gradient_are_those_of_the_library(
+    dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "AT_ONCE", at_once)
     torch.manual_seed(0)
     logits = (4 * torch.randn(3, 5, 11)).to(dtype)
     targets = torch.randint(11, (3, 5))

@@ -3,11 +3,11 @@
 It is no parser: `slips` finds what is surely wrong ("a egg", "a the egg", "my eyes is") and stays silent elsewhere.
 """
 
+import importlib
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
-from unittest import mock
 
 VERBS = {"is": "are", "was": "were", "has": "have", "does": "do"}  # after one thing: after many
 DETERMINERS = frozenset(
@@ -30,9 +30,15 @@ _DOUBLED = re.compile(r"(?<![\w'-])(an?|the|my|your|its|our|their|thy) (an?|the|
 def _engine() -> Any:
     # The library has its types checked by code that reads its source anew for each method: nine tenths of an import
     # that takes seconds. What it is given here is text.
-    with mock.patch("typeguard.typechecked", lambda method: method):
+    try:
+        typeguard: Any = importlib.import_module("typeguard")
+    except ImportError:
+        return importlib.import_module("inflect").engine()
+    checked, typeguard.typechecked = typeguard.typechecked, lambda method: method
+    try:
         import inflect as library
-
+    finally:
+        typeguard.typechecked = checked
     return library.engine()
 
 

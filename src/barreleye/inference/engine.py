@@ -21,10 +21,10 @@ def make_decoder(model: Transformer, engine: str = "auto") -> tuple[Transformer 
         from barreleye.inference.fast import FastDecoder
 
         return FastDecoder(model, bits=8 if engine == "int8" else 32), ""
-    except ImportError:
-        reason = NO_NUMBA
-    except (ValueError, RuntimeError) as error:  # RuntimeError: no folder where Numba may keep what it compiled
-        reason = str(error)
+    except ImportError as error:
+        reason = NO_NUMBA if error.name == "numba" else str(error)
+    except Exception as error:  # also whatever a compiler, and its cache on a disk, may come up with: torch decodes
+        reason = str(error) or type(error).__name__
     if engine != "auto":
         raise ValueError(f"the engine {engine} cannot run here: {reason}")
     return model, reason

@@ -24,7 +24,7 @@ FEW = 64  # tokens, found ten times sooner than all are sorted; almost always th
 @torch.inference_mode()
 def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache) -> Tensor:
     """Read a prompt into the cache; logits of what follows it, shape (B, V)."""
-    return model.unembed(model.final(tokens_BT, cache)[:, -1])
+    return model(tokens_BT, cache, last=True)[:, -1]
 
 
 @torch.inference_mode()
@@ -146,10 +146,14 @@ def generate_tokens(
     """Token ids that continue `prompt`, one by one, until one of `stop_ids` (not given out) or `max_tokens`.
 
     When the context is full, its later half is read anew and the text goes on from there. Raises ValueError for an
-    empty prompt.
+    empty prompt, or an id that the model has no row for.
     """
     if not prompt:
         raise ValueError("a prompt needs at least one token to continue from")
+    if not 0 <= min(prompt) <= max(prompt) < model.config.vocab_size:
+        raise ValueError(
+            f"a prompt's ids must be 0 to {model.config.vocab_size - 1}, not {min(prompt)} to {max(prompt)}"
+        )
     sampling = sampling or Sampling()
     numbers = random_numbers(sampling)
     stream = TorchStream(model) if isinstance(model, Transformer) else model.stream()

@@ -69,7 +69,7 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
     muon = sum(c.parameters for c in components if c.name.startswith("blocks.") and len(c.shape) == 2)
     moments = 2 * total - (muon if optimizer == "muon" else 0)
     # Kept by a layer: the norm's input and output, q, k, v, z (what norms of q and k read and give) and the pattern;
-    # then the norm's again, and both sides of the activation. Last: the final norm's, the logits, their log-softmax.
+    # then the norm's again, and both sides of the activation. Last: the final norm's, the logits, their gradient.
     attention = (10 if config.qk_norm else 6) * config.d_model + config.n_heads * config.context_length
     mlp = 2 * config.d_model + config.d_ff * (4 if config.activation == "swiglu" else 2) if config.d_ff else 0
     per_token = config.n_layers * (attention + mlp) + 2 * config.d_model + 2 * config.vocab_size

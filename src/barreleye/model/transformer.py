@@ -56,12 +56,8 @@ class Transformer(nn.Module):
             if name.endswith(("attn.out", "mlp.down")):
                 nn.init.zeros_(module.weight)
 
-    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, tap: Tap = no_tap) -> Tensor:
-        """Logits for the token after each position, shape (B, T, V); see `final` for the arguments."""
-        return self.unembed(self.final(tokens_BT, cache, tap))
-
-    def final(self, tokens_BT: Tensor, cache: KVCache | None = None, tap: Tap = no_tap) -> Tensor:
-        """What the output head reads: the residual stream after the last block, normalized, shape (B, T, C).
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, tap: Tap = no_tap, last: bool = False) -> Tensor:
+        """Logits for the token after each position, shape (B, T, V); after the last one alone, (B, 1, V), if `last`.
 
         With a cache the tokens continue those already in it. Raises ValueError when they do not fit the context.
         """
@@ -77,7 +73,7 @@ class Transformer(nn.Module):
             x_BTC = block(x_BTC, cache, tap)
         if cache:
             cache.length = end
-        return self.ln_final(x_BTC, tap)
+        return self.unembed(self.ln_final(x_BTC[:, -1:] if last else x_BTC, tap))
 
 
 class Block(nn.Module):

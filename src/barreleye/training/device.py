@@ -10,6 +10,7 @@ from torch import Tensor
 
 from barreleye.config import TrainConfig
 
+LONG_ENOUGH = 0.01  # seconds, for a measured product
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,14 +71,19 @@ def best_precision(device: str) -> str:
 
 def peak_flops(config: TrainConfig) -> float:
     """FLOP/s of a large matrix product on the device, at the training's precision: what utilization is a share of."""
-    n = 2048 if kind_of(config.device) == "cpu" else 8192
-    square = torch.full((n, n), 0.5, device=config.device, dtype=DTYPES[config.precision])  # draws no random number
-    seconds = []
-    for _ in range(4):
-        began = time.perf_counter()
-        float((square @ square)[0, 0])  # waits for the device
-        seconds.append(time.perf_counter() - began)
-    return float(2 * n**3 / min(seconds))
+    torch.set_num_threads(config.threads)
+    n, seconds = 512, 0.0
+    while seconds < LONG_ENOUGH and n < 16_384:
+        n *= 2
+        square = torch.full((n, n), 0.5, device=config.device, dtype=DTYPES[config.precision])  # draws no random number
+        seconds = min(_seconds_to_square(square) for _ in range(3))
+    return 2 * n**3 / seconds
+
+
+def _seconds_to_square(square: Tensor) -> float:
+    began = time.perf_counter()
+    float((square @ square)[0, 0])  # waits for the device
+    return time.perf_counter() - began
 
 
 def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[object]:

@@ -24,7 +24,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         learned_N1 = (targets_N != IGNORE)[:, None]
         targets_N1 = targets_N.clamp(min=0)[:, None]
         gradient_NV, losses = torch.empty_like(logits_NV), []
-        rows = max(1, AT_ONCE // logits_NV.shape[-1])
+        rows = max(1, AT_ONCE // logits_NV.shape[-1]) if logits_NV.device.type == "cpu" else max(1, len(logits_NV))
         for logits_KV, targets_K1, learned_K1, gradient_KV in zip(
             *(x.split(rows) for x in (logits_NV, targets_N1, learned_N1, gradient_NV)), strict=True
         ):
