@@ -3,23 +3,20 @@
 Nothing heavy is imported before the verb that needs it, so that `barreleye --help` answers at once.
 """
 
-import contextlib
 import dataclasses
 import errno
 import functools
 import io
-import itertools
 import os
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from barreleye.cli_data import data_app, persona_app
-from barreleye.config import PRESETS, Sampling
+from barreleye.cli_talk import chat, generate
+from barreleye.config import PRESETS
 from barreleye.options import RunArgument, with_knobs
 
 app = typer.Typer(
@@ -36,7 +33,6 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 GROW, TALK, LOOK = "Grow", "Talk", "Look"
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
-PATIENCE = 1.5  # seconds
 NO_SPACE = "make room there"
 HINTS: dict[int | None, str] = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EFBIG: NO_SPACE}
 
@@ -135,68 +131,8 @@ def train(
         chat(str(run.path))
 
 
-@app.command(rich_help_panel=TALK)
-@with_knobs("sampling")
-def chat(
-    run: RunArgument,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Answer this and leave (repeat it for a conversation).")
-    ] = None,
-    character: Annotated[str | None, typer.Option("--as", help="Which character of a mix talks.")] = None,
-    system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
-    as_typed: Annotated[bool, typer.Option("--as-typed", help="Do not mend typos before the model reads.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    **options: Any,
-) -> None:
-    """Talk to a character."""
-    from barreleye.data import spelling
-    from barreleye.inference.chat import Chat
-
-    opened, model, tokenizer = load(run, device, engine)
-    if not tokenizer.special_ids:
-        raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
-    if prompt and not all(text.strip() for text in prompt):
-        raise ValueError("--prompt is empty; say something")
-    conversation = Chat(model, tokenizer, Sampling(**options), system or cast(opened, character))
-    read = spelling.as_typed if as_typed else opened.spelling()
-    for typed in prompt or ask_person():
-        if (text := read(typed)) != typed:
-            print(f"(read as: {text})", file=sys.stderr)
-        try:
-            for piece in conversation.stream(text):
-                print(piece, end="", flush=True)
-        except ValueError as error:  # too long, or a character the model has not seen: no reason to hang up
-            if prompt:
-                raise
-            print(f"({error})", end="")
-        print()
-
-
-@app.command(rich_help_panel=TALK)
-@with_knobs("sampling")
-def generate(
-    run: RunArgument,
-    prompt: Annotated[str | None, typer.Option(help="The text to go on from (default: a new line).")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 300,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
-    engine: Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    **options: Any,
-) -> None:
-    """Let a model go on with a text."""
-    from barreleye.inference import generate as inference
-
-    if prompt == "":
-        raise ValueError("--prompt is empty; give the model something to go on from")
-    if stop and "" in stop:
-        raise ValueError("--stop is empty; give the text to end before")
-    _, model, tokenizer = load(run, device, engine)
-    prompt = prompt or beginning(tokenizer)
-    pieces = inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ())
-    for piece in itertools.chain([prompt], pieces):
-        print(piece, end="", flush=True)
-    print()
+app.command(rich_help_panel=TALK)(chat)
+app.command(rich_help_panel=TALK)(generate)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -254,67 +190,3 @@ def evaluate(
     else:
         a, b = evaluations
         show_report(*report.comparison(a, b, judge.compare(a, b)))
-
-
-def cast(run: Any, character: str | None) -> str:
-    """The system turn for a character of a mix: the first one, unless told."""
-    there = run.characters
-    if character is None:
-        return there[0] if there else ""
-    if character not in there:
-        known = f"it has {', '.join(there)}" if there else "it has one character; leave out --as"
-        raise ValueError(f"--as {character}: {run.path} has learned no such character; {known}")
-    return character
-
-
-def load(run: str, device: str, engine: str) -> tuple[Any, Any, Any]:
-    """The run, its model ready to be decoded, and its tokenizer."""
-    from barreleye.inference.engine import make_decoder
-    from barreleye.run import Run
-    from barreleye.training.device import pick_device
-
-    device, opened = pick_device(device), Run(run)
-    tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
-    model = opened.load_model(device)
-    waiting = threading.Timer(
-        PATIENCE, print, ["(getting ready; the first time takes longer ...)"], {"file": sys.stderr}
-    )
-    if sys.stderr is not None and sys.stderr.isatty():
-        waiting.start()
-    try:
-        decoder, reason = make_decoder(model, engine)
-    finally:
-        waiting.cancel()
-    if reason:
-        print(f"(decoding with torch, which is slower: {reason})", file=sys.stderr)
-    return opened, decoder, tokenizer
-
-
-def beginning(tokenizer: Any) -> str:
-    """A new line where the model knows one, else the first character that it knows."""
-    try:
-        tokenizer.encode("\n")
-    except ValueError:
-        return str(tokenizer.decode([0]))
-    return "\n"
-
-
-def ask_person() -> Iterator[str]:
-    """Lines typed by a person (with history, where the terminal has it), until end of file or `/quit`."""
-    if sys.stdin is None:
-        raise ValueError("standard input is closed; give --prompt TEXT")
-    on_terminal = sys.stdin.isatty()
-    if on_terminal:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  # makes input() editable
-        print("say something (an empty line or Ctrl-D leaves)")
-    while True:
-        try:
-            text = input("> " if on_terminal else "")
-        except EOFError:
-            return
-        except UnicodeDecodeError:
-            raise ValueError("standard input is not UTF-8; give --prompt TEXT") from None
-        if not text.strip() or text.strip() == "/quit":
-            return
-        yield text

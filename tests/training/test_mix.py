@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from barreleye.cli import cast
+from barreleye.cli_talk import cast
 from barreleye.config import DataConfig
 from barreleye.data.corpus import Corpus, parse_mix, prepare
 from barreleye.data.dress import normalize
