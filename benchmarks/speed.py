@@ -36,17 +36,7 @@ from barreleye.training.loop import Batches, Step
 
 LOOK_EVERY, PLAIN_EVERY, PLAIN_STEPS = 25, 50, 3
 NANOGPT_LOSS = 1.88
-NANOGPT = TrainConfig(
-    steps=2000,
-    batch_tokens=12 * 64,
-    optimizer="adamw",
-    learning_rate=1e-3,
-    schedule="cosine",
-    final_rate=0.1,
-    warmup_steps=100,
-    weight_decay=0.1,
-    precision="float32",
-)
+NANOGPT = dataclasses.replace(RECIPE, steps=2000, batch_tokens=12 * 64, learning_rate=1e-3, warmup_steps=100)
 SHAPE = ModelConfig(n_heads=4, d_model=128, d_ff=512, context_length=64)
 OURS = TrainConfig(steps=260, batch_tokens=2048, muon_rate=0.02, learning_rate=6e-3, warmup_steps=20)
 
