@@ -6,16 +6,18 @@
 fish: replies to unseen prompts, all of them looked at every 25 steps; the plain curve was recorded by plain.py.
 fish-single: the same on conversations of one exchange, where rows need little padding. FILE: the whole last tenth of
 it, in windows of 64 characters, against nanoGPT's recipe for a CPU. The clock of both stands still while they are
-looked at, and shows at the start what a new process needs until its first step. The plain recipe's step is timed
-between ours, in the same run.
+looked at; what `barreleye train` needs besides its steps is added to both. The plain recipe's step is timed between
+ours, in the same run.
 """
 
 import argparse
 import dataclasses
 import json
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 from plain import RECIPE, Material, PaddedBatches, plain_model
 
-from barreleye import PRESETS, ModelConfig, TrainConfig, Transformer, train
+from barreleye import PRESETS, ModelConfig, Run, TrainConfig, Transformer, train
 from barreleye.data.batches import TextBatches, encode_text
 from barreleye.data.corpus import split_text
 from barreleye.data.text import read_shakespeare, read_text
@@ -81,16 +83,21 @@ class Racer:
         return *reached, best
 
 
-def cold_start(code: str) -> float:
-    """Seconds of a new process that imports, reads, learns its tokenizer and cuts its batches."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
-    return time.perf_counter() - began
+def cold_start(*source: str) -> tuple[float, int]:
+    """What `barreleye train` takes besides its steps, in a new process: seconds, and bytes of memory at its peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "barreleye", "train", *source, "--steps", "3", "--quiet", "--out", str(run)]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - began - max(line.get("seconds", 0.0) for line in Run(run).metrics())
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def race(
-    name: str, racers: list[Racer], plain: Racer, plain_steps: int, target: float, look: Look, cold: float
+    name: str, racers: list[Racer], plain: Racer, plain_steps: int, target: float, look: Look, source: list[str]
 ) -> None:
+    cold, memory = cold_start(*source)
     plain_times: list[float] = []
     ratios = []
     for racer in racers:
@@ -101,8 +108,9 @@ def race(
         words = f"{best:.4f} at step {step}, {cold + seconds:.0f} s" if best <= target else f"only {best:.4f}"
         print(f"  seed {racer.config.seed}: {words}", flush=True)
     print(
-        f"  a new process needs {cold:.1f} s until its first step; a plain step {statistics.fmean(plain_times):.3f} s"
+        f"  counted with {cold:.1f} s that a new process needs besides its steps; {memory / 2**20:,.0f} MiB at its peak"
     )
+    print(f"  a plain step takes {statistics.fmean(plain_times):.3f} s")
     print(f"{name}: plain recipe {target:.4f} after {plain_steps} steps, {plain_seconds:,.0f} s; ratios {ratios}")
     if len(ratios) == len(racers):
         print(f"{name}: {statistics.median(ratios):.1f} times as fast (median of {len(racers)} seeds)")
@@ -125,10 +133,6 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
         config = resolve(dataclasses.replace(preset.train, seed=seed, **options))
         return Racer(build, material.batches(config.batch_tokens, seed), config)
 
-    cold = cold_start(
-        f"from plain import *; m = Material.of_fish({single}); m.batches(2048, 1)(0); Transformer(SHAPE.__class__("
-        f"vocab_size={vocab}))"
-    )
     precision = "float16" if torch.cuda.is_available() else "float32"
     plain = Racer(
         lambda: plain_model(vocab),
@@ -137,7 +141,7 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
     )
     racers = [racer(seed) for seed in range(1, seeds + 1)]
     look = lambda model, config: material.look(model, config)["replies"]  # noqa: E731
-    race(material.name, racers, plain, lowest["step"], lowest["replies"], look, cold)
+    race(material.name, racers, plain, lowest["step"], lowest["replies"], look, ["fish"])
 
 
 def text_sides(file: str) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
@@ -169,8 +173,7 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
     if best > NANOGPT_LOSS:
         print("  it does not reach the target; it is counted as if it did with its last step")
     racers = [racer(dataclasses.replace(OURS, seed=seed, **options), plain=False) for seed in range(1, seeds + 1)]
-    cold = cold_start(f"from speed import *; text_sides({file!r})")
-    race(file, racers, plain, plain_steps, NANOGPT_LOSS, look, cold)
+    race(file, racers, plain, plain_steps, NANOGPT_LOSS, look, ["--text", file])
 
 
 def main() -> None:

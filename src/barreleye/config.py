@@ -71,8 +71,8 @@ class ModelConfig(Knobs):
     bias: bool = knob(True, "linear layers add a bias")
     qk_norm: bool = knob(False, "normalize queries and keys per head (RMSNorm)")
     dropout: float = knob(0.0, "share of activations dropped while training", least=0, most=0.99)
-    init_std: float = knob(0.02, "standard deviation of the initial weights", least=0, most=100)
-    embed_std: float = knob(0.0, "that of embeddings and positions (0: as of the others)", least=0, most=100)
+    init_std: float = knob(0.0, "standard deviation of initial weights (0: 1 / sqrt(d_model))", least=0, most=100)
+    embed_std: float = knob(0.02, "that of embeddings and positions (0: as of the others)", least=0, most=100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,8 +96,13 @@ class ModelConfig(Knobs):
         return self.n_kv_heads or self.n_heads
 
     @property
+    def matrix_std(self) -> float:
+        """By default so that a matrix hands on a normalized vector at about its length."""
+        return self.init_std or self.d_model**-0.5
+
+    @property
     def embedding_std(self) -> float:
-        return self.embed_std or self.init_std
+        return self.embed_std or self.matrix_std
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,7 @@ def _preset(
 
 
 PRESETS: dict[str, Preset] = {
-    "fish": _preset("the default character: GPT-2's block, four times", dict(init_std=0.05, embed_std=0.02)),
+    "fish": _preset("the default character: GPT-2's block, four times"),
     "modern": _preset(
         "the fish's size, built as Llama is: RoPE, RMSNorm, SwiGLU, grouped heads",
         dict(n_kv_heads=2, d_ff=1152, positions="rope", norm="rmsnorm", activation="swiglu", bias=False),

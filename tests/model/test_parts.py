@@ -80,7 +80,7 @@ def test_learned_positions_are_trained_and_the_fixed_ones_are_not_saved() -> Non
 @pytest.mark.parametrize("d_model", [16, 15])
 def test_sinusoids(d_model: int) -> None:
     """Sine at even channels, cosine at odd ones, wavelengths from 2 pi up to 10,000 times that."""
-    config = ModelConfig(n_heads=1, d_model=d_model, d_ff=8, context_length=50, init_std=0.1)
+    config = ModelConfig(n_heads=1, d_model=d_model, d_ff=8, context_length=50, embed_std=0.1)
     table = Sinusoidal(config).embed(0, 50) / (0.1 * math.sqrt(2))
     assert table.shape == (50, d_model)
     width = d_model + d_model % 2
@@ -92,7 +92,7 @@ def test_sinusoids(d_model: int) -> None:
 
 def test_sinusoids_are_as_large_as_a_fresh_embedding() -> None:
     table = Sinusoidal(ModelConfig()).embed(0, 256)
-    assert float(table.square().mean().sqrt()) == pytest.approx(ModelConfig().init_std, rel=1e-3)
+    assert float(table.square().mean().sqrt()) == pytest.approx(ModelConfig().embedding_std, rel=1e-3)
 
 
 def test_rotary_turns_pairs_of_channels() -> None:

@@ -315,16 +315,17 @@ def test_only_without_positions_does_order_not_matter() -> None:
         assert same == (positions == "none"), positions
 
 
-def test_a_fresh_block_is_the_identity_and_biases_are_zero() -> None:
+@pytest.mark.parametrize(("given", "matrices"), [(0.05, 0.05), (0.0, configure().d_model ** -0.5)])
+def test_a_fresh_block_is_the_identity_and_biases_are_zero(given: float, matrices: float) -> None:
     torch.manual_seed(0)
-    model = Transformer(configure(init_std=0.05, embed_std=0.02)).eval()
+    model = Transformer(configure(init_std=given, embed_std=0.02)).eval()
     seen, _ = record(model, draw())
     assert torch.equal(seen["blocks.1.hook_resid_post"], seen["blocks.0.hook_resid_pre"])
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
     spread = {name: float(p.detach().std()) for name, p in model.named_parameters() if p.ndim == 2}
     for name, std in spread.items():
         zero = name.endswith(("attn.out.weight", "mlp.down.weight"))
-        expected = 0.05 if name.startswith("blocks.") else 0.02
+        expected = matrices if name.startswith("blocks.") else 0.02
         assert std == 0 if zero else std == pytest.approx(expected, rel=0.3), name
 
 

@@ -49,6 +49,13 @@ def test_utilization_is_a_share_of_the_peak() -> None:
     assert "4,096 tokens/s (50% MFU)" in display.figures()
 
 
+def test_the_speed_is_that_of_recent_steps_without_the_pauses_between() -> None:
+    display = Display(CONFIG, "sea", console=Console(file=io.StringIO()))
+    for step in range(1, 31):
+        display.show(line(step) | {"seconds": step * 0.5 + (60.0 if step > 25 else 0.0)})
+    assert "4,096 tokens/s" in display.figures()
+
+
 def test_a_terminal_shows_a_panel_and_is_given_back() -> None:
     text = show(True, everything())
     assert "100/100 steps" in text and "held-out replies" in text and "be cause [red]" in text

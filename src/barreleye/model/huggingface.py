@@ -38,7 +38,7 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
     """The `config.json` of a model folder; `bos` and `eos` are token ids."""
     shared = {
         "vocab_size": config.vocab_size,
-        "initializer_range": config.init_std,
+        "initializer_range": config.matrix_std,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": bos,
         "eos_token_id": eos,

@@ -50,7 +50,7 @@ class Transformer(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 vocabulary = module is self.embed or module is self.unembed
-                nn.init.normal_(module.weight, std=config.embedding_std if vocabulary else config.init_std)
+                nn.init.normal_(module.weight, std=config.embedding_std if vocabulary else config.matrix_std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
             if name.endswith(("attn.out", "mlp.down")):

@@ -1,6 +1,7 @@
 """What a person sees while a model learns: a live panel on a terminal, plain lines elsewhere."""
 
 import math
+import statistics
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from barreleye.config import Config
 
 BARS = "▁▂▃▄▅▆▇█"
+RECENT = 20  # steps that the figures are of
 PLAIN_LINES = 20  # a plain log shows about this many steps
 
 
@@ -29,6 +31,7 @@ class Display:
         self.steps, self.title, self.peak = config.train.steps, title, peak
         self.console = console or Console(highlight=False, emoji=False)
         self.losses: list[float] = []
+        self.speeds: list[float] = []  # tokens per second, of each step
         self.latest: dict[str, Any] = {}
         self.held_out = ""
         self.samples: list[dict[str, str]] = []
@@ -54,6 +57,9 @@ class Display:
     def show(self, line: dict[str, Any]) -> None:
         """Take in one line of the record."""
         if "loss" in line:
+            before = self.latest or {"tokens": 0, "seconds": 0.0}
+            spent = line["seconds"] - before["seconds"]
+            self.speeds.append((line["tokens"] - before["tokens"]) / max(spent, 1e-9))
             self.losses.append(line["loss"])
             self.latest = line
             self.progress.update(self.task, completed=line["step"])
@@ -74,7 +80,7 @@ class Display:
         line = self.latest
         if not line:
             return "..."
-        speed = line["tokens"] / max(line["seconds"], 1e-9)
+        speed = statistics.median(self.speeds[-RECENT:])  # the pauses for looks and saves are not the training's
         utilization = f" ({speed / self.peak:.0%} MFU)" if self.peak < math.inf else ""
         norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.2f}"
         return (
@@ -108,7 +114,7 @@ def as_line(sample: dict[str, str]) -> str:
     return f"> {sample['prompt']}  ·  {reply or '(says nothing yet)'}"
 
 
-def mean_of_last(values: list[float], n: int = 20) -> float:
+def mean_of_last(values: list[float], n: int = RECENT) -> float:
     recent = values[-n:]
     return sum(recent) / max(1, len(recent))
 
