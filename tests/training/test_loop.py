@@ -51,7 +51,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_clipped_then_adamw() -> None:
     """Two steps, spelled out with torch alone."""
     config = configure(steps=2, optimizer="adamw", learning_rate=0.01, weight_decay=0.1, clip=0.5, schedule="constant")
     steps: list[Step] = []
-    ours, theirs = build(dropout=0.0), build(dropout=0.0)
+    ours, theirs = build(dropout=0.0, init_std=0.02), build(dropout=0.0, init_std=0.02)
     train(ours, TEXT_BATCHES, config, steps.append)  # type: ignore[arg-type]
 
     matrices = [p for p in theirs.parameters() if p.ndim >= 2]
