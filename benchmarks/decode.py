@@ -28,6 +28,7 @@ from barreleye.data.batches import IGNORE
 from barreleye.inference.fast import FastDecoder
 from barreleye.inference.generate import Decoder, Stream, TorchStream, decode_one_token, prefill, sample
 from barreleye.model.cache import KVCache
+from barreleye.training.device import best_precision
 from barreleye.training.material import held_out_batches
 
 PROMPT, TOKENS, ROUNDS, STREAMS = 40, 200, 7, 64
@@ -70,8 +71,9 @@ def without_cache(model: Transformer) -> float:
 @torch.inference_mode()
 def side_by_side(model: Transformer) -> float:
     """Tokens per second of 64 streams that share each pass."""
-    cache = KVCache(model.config, STREAMS)
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    half = best_precision("cpu") == "bfloat16"
+    cache = KVCache(model.config, STREAMS, dtype=torch.bfloat16 if half else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logits_BV = prefill(model, torch.ones(STREAMS, PROMPT, dtype=torch.long), cache)
         seen_BT = torch.empty(STREAMS, 0, dtype=torch.long)
         began = time.perf_counter()
