@@ -3,11 +3,11 @@
     python benchmarks/speed.py fish|fish-single [--seeds 3] [--steps N] [--precision float32]
     python benchmarks/speed.py FILE             # tiny Shakespeare (`shakespeare` fetches it) to 1.88, against nanoGPT
 
-fish: replies to unseen prompts, all of them looked at every 25 steps; the plain curve was recorded by plain.py.
-fish-single: the same on conversations of one exchange, where rows need little padding. FILE: the whole last tenth of
-it, in windows of 64 characters, against nanoGPT's recipe for a CPU. The clock of both stands still while they are
-looked at; what `barreleye train` needs besides its steps is added to both. The plain recipe's step is timed between
-ours, in the same run.
+fish: conversations with unseen prompts, all of them looked at every 25 steps: every token of them, or the replies alone
+(--of replies). The plain curve was recorded by plain.py. fish-single: the same on conversations of one exchange, where
+rows need little padding. FILE: the whole last tenth of it, in windows of 64 characters, against nanoGPT's recipe for a
+CPU. The clock of both stands still while they are looked at. The plain recipe's step is timed between ours, in the same
+run; one ratio is of the training alone, the other counts what `barreleye train` needs besides its steps, on both sides.
 """
 
 import argparse
@@ -117,12 +117,12 @@ def race(
         print(f"{name}: {warm:.1f} times as fast, {whole:.1f} with the start counted (median of {len(racers)} seeds)")
 
 
-def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
+def fish(single: bool, part: str, seeds: int, options: dict[str, object]) -> None:
     material = Material.of_fish(single)
     curve = json.loads(material.curve_file.read_text())
     assert curve["fingerprint"] == material.fingerprint, "the data has changed: record the curve again (plain.py)"
     assert curve["looks"][-1]["step"] == RECIPE.steps, "the recording is not finished (plain.py)"
-    lowest = min(curve["looks"], key=lambda look: look["replies"])
+    lowest = min(curve["looks"], key=lambda look: look[part])
     vocab = material.tokenizer.vocab_size
     preset = PRESETS["fish"]
 
@@ -141,8 +141,8 @@ def fish(single: bool, seeds: int, options: dict[str, object]) -> None:
         resolve(dataclasses.replace(RECIPE, precision=precision)),
     )
     racers = [racer(seed) for seed in range(1, seeds + 1)]
-    look = lambda model, config: material.look(model, config)["replies"]  # noqa: E731
-    race(material.name, racers, plain, lowest["step"], lowest["replies"], look, ["fish"])
+    look = lambda model, config: material.look(model, config)[part]  # noqa: E731
+    race(f"{material.name}, {part}", racers, plain, lowest["step"], lowest[part], look, ["fish"])
 
 
 def text_sides(file: str) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
@@ -181,13 +181,14 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="fish, fish-single, or a text file")
+    parser.add_argument("--of", choices=("all", "replies"), default="all", help="the tokens of chats that are judged")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of our recipe (default: the preset's)")
     parser.add_argument("--precision", help="of our recipe (default: the device's best)")
     given = parser.parse_args()
     options = {name: getattr(given, name) for name in ("steps", "precision") if getattr(given, name)}
     if given.data in ("fish", "fish-single"):
-        fish(given.data == "fish-single", given.seeds, options)
+        fish(given.data == "fish-single", given.of, given.seeds, options)
     else:
         text(given.data, given.seeds, options)
 
