@@ -140,7 +140,14 @@ def build(tokenizer: Tokenizer) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
         ModelConfig(
-            n_layers=1, n_heads=1, d_model=8, d_ff=8, context_length=128, vocab_size=tokenizer.vocab_size, init_std=0.3
+            n_layers=1,
+            n_heads=1,
+            d_model=8,
+            d_ff=8,
+            context_length=128,
+            vocab_size=tokenizer.vocab_size,
+            init_std=0.3,
+            embed_std=0.3,
         )
     )
 

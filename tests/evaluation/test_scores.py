@@ -33,7 +33,7 @@ BPE = learn_bpe(chat_texts(TRAIN), 300, CHAT_SPECIAL_TOKENS)
 def build(context: int) -> Transformer:
     torch.manual_seed(0)
     shape = dict(n_layers=1, n_heads=2, d_model=16, d_ff=32, context_length=context, vocab_size=BPE.vocab_size)
-    return Transformer(ModelConfig(**shape, init_std=0.5)).eval()  # type: ignore[arg-type]
+    return Transformer(ModelConfig(**shape, init_std=0.5, embed_std=0.5)).eval()  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -181,7 +181,9 @@ def test_a_full_context_goes_on_from_its_later_half(prompt: list[int]) -> None:
 
 def test_a_context_of_one_token() -> None:
     torch.manual_seed(0)
-    config = ModelConfig(n_layers=1, n_heads=1, d_model=8, d_ff=8, context_length=1, vocab_size=VOCAB, init_std=0.5)
+    config = ModelConfig(
+        n_layers=1, n_heads=1, d_model=8, d_ff=8, context_length=1, vocab_size=VOCAB, init_std=0.5, embed_std=0.5
+    )
     assert len(list(generate_tokens(Transformer(config), [1, 2, 3], 5))) == 5
 
 

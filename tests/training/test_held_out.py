@@ -31,6 +31,7 @@ def build(tokenizer: Tokenizer, context: int) -> Transformer:
         context_length=context,
         vocab_size=tokenizer.vocab_size,
         init_std=0.5,
+        embed_std=0.5,
     )
     return Transformer(config)
 
