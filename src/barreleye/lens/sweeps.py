@@ -38,12 +38,18 @@ class Ablation:
     mlps_L: Tensor
 
 
-def ablate(who: Who, text: Text | None = None, change: Change = zero, step: int | None = None) -> Ablation:
+def ablate(
+    who: Who,
+    text: Text | None = None,
+    change: Change = zero,
+    step: int | None = None,
+    chat: bool | None = None,
+) -> Ablation:
     """Each head and each feed-forward layer taken out in turn (`zero`, or `mean`), on a text, or on the beginning of
     the run's held-out side. Raises ValueError for a model without a run and without a text."""
     subject = subject_of(who, step)
     if text is not None:
-        batches = _one_row(encode(subject, text))
+        batches = _one_row(encode(subject, text, chat))
     elif isinstance(who, tuple):
         raise ValueError("only a run has held-out text; give a text, or the run")
     else:
