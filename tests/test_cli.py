@@ -369,6 +369,43 @@ def test_a_new_sheet_can_be_checked_sampled_and_trained_on(barreleye):
     assert barreleye("persona new Lou --out other.yaml").startswith("other.yaml: ")
 
 
+@pytest.mark.parametrize("run", ["fish", "pip"])
+def test_a_look_inside_is_printed_and_written(barreleye, run):
+    printed = barreleye(f"look {run}", "10 fish")
+    page = (barreleye.run(run).path / "reports" / "look.html").read_text()
+    for shown in ("nats per token", "surprise", "previous token", "0.1", "blocks.0.head."):
+        assert shown in printed and shown in page
+    assert "look.html" in printed and "Logit lens" in page
+    said = "<|im_start|>" in printed
+    assert said == (run == "pip")  # a model of chats is asked as it would be in one
+    assert "<|im_start|>" not in barreleye(f"look {run} --as-text", "10 fish")
+    deaf = barreleye(f"look {run} --without blocks.0.attn.hook_z[head=1]", "10 fish")
+    assert "edits" in deaf and deaf != printed
+
+
+@pytest.mark.parametrize("run", ["fish", "pip"])
+def test_each_part_is_ablated_on_held_out_text_or_ones_own(barreleye, run):
+    printed = barreleye(f"ablate {run}")
+    parts = [f"blocks.0.attn.hook_z[head={head}]" for head in (0, 1)] + ["blocks.0.hook_mlp_out"]
+    page = (barreleye.run(run).path / "reports" / "ablation.html").read_text()
+    assert all(part in printed and part in page for part in parts)
+    own = barreleye(f"ablate {run}", "10 fish")
+    assert all(part in own for part in parts) and own != printed
+
+
+def test_a_model_writes_without_a_part(barreleye):
+    asked = "generate fish --prompt fish --max-tokens 20 --temperature 0"
+    whole = barreleye(f"{asked} --engine torch")
+    assert barreleye(f"{asked} --without blocks.0.hook_resid_post") != whole
+    barreleye("chat pip --prompt hello --seed 1 --without blocks.0.attn.hook_z[head=1]")
+    for options, says in (
+        ("--without blocks.0.attn.hook_y", "did you mean 'blocks.0.attn.hook_"),
+        ("--without blocks.0.hook_mlp_out --engine int8", "leave it out"),
+    ):
+        code, _, error = barreleye.ends(f"{asked} {options}")
+        assert code == 2 and says in error
+
+
 def test_a_data_report_is_printed_and_written(barreleye):
     printed = barreleye("data report pip")
     assert "200 conversations to learn from (persona pip.yaml)" in printed

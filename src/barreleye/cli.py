@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from barreleye.cli_data import data_app, persona_app
+from barreleye.cli_look import ablate, look
 from barreleye.cli_talk import chat, generate
 from barreleye.config import PRESETS
 from barreleye.options import RunArgument, with_knobs
@@ -133,6 +134,8 @@ def train(
 
 app.command(rich_help_panel=TALK)(chat)
 app.command(rich_help_panel=TALK)(generate)
+app.command(rich_help_panel=LOOK)(look)
+app.command(rich_help_panel=LOOK)(ablate)
 
 
 @app.command(rich_help_panel=LOOK)

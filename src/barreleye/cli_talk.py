@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from barreleye.config import Sampling
-from barreleye.options import RunArgument, with_knobs
+from barreleye.options import RunArgument, WithoutOption, with_knobs
 
 EngineOption = Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -26,6 +26,7 @@ def chat(
     character: Annotated[str | None, typer.Option("--as", help="Which character of a mix talks.")] = None,
     system: Annotated[str, typer.Option(help="A system turn to begin with.")] = "",
     as_typed: Annotated[bool, typer.Option("--as-typed", help="Do not mend typos before the model reads.")] = False,
+    without: WithoutOption = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "cpu",
     **options: Any,
@@ -34,7 +35,7 @@ def chat(
     from barreleye.data import spelling
     from barreleye.inference.chat import Chat
 
-    opened, model, tokenizer = load(run, device, engine)
+    opened, model, tokenizer = load(run, device, engine, without)
     if not tokenizer.special_ids:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
@@ -60,6 +61,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="The text to go on from (default: a new line).")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 300,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
+    without: WithoutOption = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "cpu",
     **options: Any,
@@ -71,7 +73,7 @@ def generate(
         raise ValueError("--prompt is empty; give the model something to go on from")
     if stop and "" in stop:
         raise ValueError("--stop is empty; give the text to end before")
-    _, model, tokenizer = load(run, device, engine)
+    _, model, tokenizer = load(run, device, engine, without)
     prompt = prompt or beginning(tokenizer)
     pieces = inference.generate(model, tokenizer, prompt, max_tokens, Sampling(**options), stop or ())
     for piece in itertools.chain([prompt], pieces):
@@ -90,8 +92,8 @@ def cast(run: Any, character: str | None) -> str:
     return character
 
 
-def load(run: str, device: str, engine: str) -> tuple[Any, Any, Any]:
-    """The run, its model ready to be decoded, and its tokenizer."""
+def load(run: str, device: str, engine: str, without: list[str] | None = None) -> tuple[Any, Any, Any]:
+    """The run, its model ready to be decoded (with some of its parts taken out), and its tokenizer."""
     from barreleye.inference.engine import make_decoder
     from barreleye.run import Run
     from barreleye.training.device import pick_device
@@ -99,6 +101,12 @@ def load(run: str, device: str, engine: str) -> tuple[Any, Any, Any]:
     device, opened = pick_device(device), Run(run)
     tokenizer = opened.tokenizer  # first: it is the faster one to find wrong
     model = opened.load_model(device)
+    if without:
+        from barreleye.lens.edits import edited, zero
+
+        if engine not in ("auto", "torch"):
+            raise ValueError(f"--without needs every activation, which --engine {engine} does not show; leave it out")
+        return opened, edited((model, tokenizer), dict.fromkeys(without, zero)), tokenizer
     waiting = threading.Timer(
         PATIENCE, print, ["(getting ready; the first time takes longer ...)"], {"file": sys.stderr}
     )

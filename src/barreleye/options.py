@@ -11,6 +11,10 @@ from barreleye.config import SECTIONS, Sampling
 
 KNOBS = SECTIONS | {"sampling": Sampling}
 RunArgument = Annotated[str, typer.Argument(help="A run: its folder, or its name under runs/.")]
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDRESS", help='Take out a part, as "blocks.1.attn.hook_z[head=3]" (may be repeated).'),
+]
 NOT_OPTIONS = {"kind", "source", "from_run", "vocab_size"}  # given by other arguments, or by the tokenizer
 
 

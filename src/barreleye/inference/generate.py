@@ -16,21 +16,22 @@ from torch import Tensor
 from barreleye.config import ModelConfig, Sampling
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.cache import KVCache
+from barreleye.model.parts import Tap, no_tap
 from barreleye.model.transformer import Transformer
 
 FEW = 64  # tokens, found ten times sooner than all are sorted; almost always they reach top-p
 
 
 @torch.inference_mode()
-def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache) -> Tensor:
+def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache, tap: Tap = no_tap) -> Tensor:
     """Read a prompt into the cache; logits of what follows it, shape (B, V)."""
-    return model(tokens_BT, cache, last=True)[:, -1]
+    return model(tokens_BT, cache, tap, last=True)[:, -1]
 
 
 @torch.inference_mode()
-def decode_one_token(model: Transformer, token_B: Tensor, cache: KVCache) -> Tensor:
+def decode_one_token(model: Transformer, token_B: Tensor, cache: KVCache, tap: Tap = no_tap) -> Tensor:
     """Read one more token of each row; logits of what follows, shape (B, V)."""
-    return model(token_B[:, None], cache)[:, -1]
+    return model(token_B[:, None], cache, tap)[:, -1]
 
 
 def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, uniform_B: Tensor) -> Tensor:
@@ -111,10 +112,10 @@ class Decoder(Protocol):
 
 
 class TorchStream:
-    """The readable one: on any device, with any parts."""
+    """The readable one: on any device, with any parts, and with a tap on all it computes."""
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model.eval()
+    def __init__(self, model: Transformer, tap: Tap = no_tap) -> None:
+        self.model, self.tap = model.eval(), tap
         self.device = next(model.parameters()).device
         self.cache = KVCache(model.config, device=self.device)
 
@@ -124,10 +125,10 @@ class TorchStream:
 
     def start(self, tokens: Sequence[int]) -> None:
         self.cache.length = 0
-        self.logits_BV = prefill(self.model, self._tensor([tokens]), self.cache)
+        self.logits_BV = prefill(self.model, self._tensor([tokens]), self.cache, self.tap)
 
     def read(self, token: int) -> None:
-        self.logits_BV = decode_one_token(self.model, self._tensor([token]), self.cache)
+        self.logits_BV = decode_one_token(self.model, self._tensor([token]), self.cache, self.tap)
 
     def draw(self, sampling: Sampling, seen: Sequence[int], uniform: float) -> int:
         return int(sample(self.logits_BV, sampling, self._tensor([seen]).long(), self._tensor([uniform])))

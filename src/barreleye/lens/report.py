@@ -1,0 +1,111 @@
+"""What the lens found, as tables and figures: for the terminal, and for `reports/look.html` of a run."""
+
+from barreleye.lens.attention import MEANINGS, HeadScores
+from barreleye.lens.attribution import attribute, logit_lens
+from barreleye.lens.gradients import gradient_x_input
+from barreleye.lens.sweeps import Ablation
+from barreleye.lens.view import View
+from barreleye.reports.page import Section, Table
+
+GUESSES = 3
+
+
+def look_summary(view: View) -> list[str]:
+    """What matters, in words."""
+    said = ", ".join(f"{token!r} {p:.1%}" for token, p in view.top())
+    loss = f"{view.loss:.3f} nats per token on {len(view.ids)} tokens. " if len(view.ids) > 1 else ""
+    return [f"{loss}Most likely next: {said}."]
+
+
+def look_sections(view: View, kinds: HeadScores, drawn: bool) -> list[Section]:
+    """Its tokens, heads, and how its first guess comes about; `drawn`: with figures, which take plotly."""
+    best = int(view.logits_TV[-1].argmax())
+    found = attribute(view, best)
+    sections = [
+        Section("Tokens", [_TOKENS_WORDS], [token_table(view)]),
+        Section("Heads", _heads_words(kinds), [heads_table(kinds)]),
+        Section(f"What makes the {found.of}", [_PARTS_WORDS], [parts_table(found.largest(12))]),
+    ]
+    if not drawn:
+        return sections
+    from barreleye.lens import figures
+
+    drawings = [
+        [figures.token_figure(view)],
+        [figures.attention_wall(view)],
+        [figures.attribution_figure(found), figures.saliency_figure(gradient_x_input(view, best))],
+    ]
+    sections = [
+        Section(section.title, section.words, section.tables, drawing)
+        for section, drawing in zip(sections, drawings, strict=True)
+    ]
+    lens = figures.logit_lens_figure(view, logit_lens(view, sublayers=True))
+    return [*sections, Section("Logit lens", [_LENS_WORDS], figures=[lens])]
+
+
+def token_table(view: View) -> Table:
+    """Each token, its surprise, and what was expected after it."""
+    rows = [
+        (
+            str(t),
+            token,
+            "" if t == 0 else f"{bits:.2f}",
+            f"{entropy:.2f}",
+            "  ".join(f"{guess} {p:.0%}" for guess, p in view.top(t, GUESSES)),
+        )
+        for t, (token, bits, entropy) in enumerate(
+            zip(view.tokens, view.surprise_T.tolist(), view.entropy_T.tolist(), strict=True)
+        )
+    ]
+    numbers = ("", "surprise", "entropy after it")
+    return Table(("", "token", "surprise", "entropy after it", "then"), rows, numbers)
+
+
+def heads_table(kinds: HeadScores) -> Table:
+    """Each head's kind and scores."""
+    rows = [
+        (f"{layer}.{head}", kind, *(f"{score_LH[layer, head]:.2f}" for score_LH in kinds.scores.values()))
+        for layer, row in enumerate(kinds.kinds)
+        for head, kind in enumerate(row)
+    ]
+    return Table(("head", "kind", *kinds.scores), rows, tuple(kinds.scores))
+
+
+def parts_table(parts: list[tuple[str, float]]) -> Table:
+    """What each part adds, the largest first."""
+    return Table(("part", "adds"), [(name, f"{value:+.3f}") for name, value in parts], ("adds",))
+
+
+def ablation_sections(found: Ablation, drawn: bool) -> list[Section]:
+    """The rise of the loss without each part, the most useful first."""
+    rises = {
+        f"blocks.{layer}.attn.hook_z[head={head}]": rise
+        for layer, row in enumerate(found.heads_LH.tolist())
+        for head, rise in enumerate(row)
+    }
+    rises |= {f"blocks.{layer}.hook_mlp_out": rise for layer, rise in enumerate(found.mlps_L.tolist())}
+    rows = [(name, f"{rise:+.4f}") for name, rise in sorted(rises.items(), key=lambda item: -item[1])]
+    words = [f"By so much the loss, {found.loss:.4f} nats per token on {found.tokens:,} tokens, rises without it."]
+    drawings = []
+    if drawn:
+        from barreleye.lens import figures
+
+        drawings.append(figures.ablation_figure(found))
+    return [Section("What each part is worth", words, [Table(("without", "loss"), rows, ("loss",))], drawings)]
+
+
+_TOKENS_WORDS = (
+    "Surprise: -log2 of the probability that the token had, in bits. Entropy: how undecided the model is about the "
+    "next one, in bits."
+)
+_PARTS_WORDS = (
+    "What each part adds to the logit of the likeliest next token, the final norm's scale as it was; all parts sum to "
+    "the logit. The bars below the attribution say what each token of the prompt did for it (gradient x input)."
+)
+_LENS_WORDS = "The likeliest next token if the model ended there: first row the embedding, last row the model itself."
+
+
+def _heads_words(kinds: HeadScores) -> list[str]:
+    there = {kind for row in kinds.kinds for kind in row}
+    meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in MEANINGS.items() if kind in there)
+    return [f"Judged on random tokens that repeat, by the share of a head's attention. {meanings}."]

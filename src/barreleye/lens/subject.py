@@ -1,0 +1,108 @@
+"""Who is looked at, and at which text: a run or a model with its tokenizer, and a prompt as token ids."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from barreleye.data.chat_format import Message, encode_chat
+from barreleye.data.tokenizer import Tokenizer
+from barreleye.model.transformer import Block, Transformer
+from barreleye.run import Run
+
+MODELS_KEPT = 3  # opened runs, so that the second look at one does not load it again
+
+
+class Subject(NamedTuple):
+    """A model, its tokenizer, and the system turn that a chat with it begins with."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    system: str = ""
+
+
+Who = Run | str | Path | tuple[Transformer, Tokenizer] | Subject
+"""A run, its path or its name, or a model and its tokenizer."""
+
+Text = str | Sequence[Message] | Sequence[int]
+"""What is read: a text, the turns of a chat, or token ids."""
+
+
+def subject_of(who: Who, step: int | None = None) -> Subject:
+    """The model that is meant, as last saved or as it was at `step`, one of `run.snapshots()`.
+
+    Raises ValueError where there is no such run or step.
+    """
+    if isinstance(who, tuple):
+        if step is not None:
+            raise ValueError("only a run has steps to look back at; leave out the step, or give the run")
+        return Subject(*who)
+    run = who if isinstance(who, Run) else Run(who)
+    weights = run.path / "model" / "model.safetensors"
+    return _open(run.path, step, weights.stat().st_mtime_ns if weights.exists() else 0)
+
+
+@lru_cache(MODELS_KEPT)
+def _open(path: Path, step: int | None, saved_ns: int) -> Subject:
+    """Opened once for as long as the weights stay as they are; `saved_ns` is when they were saved."""
+    run = Run(path)
+    tokenizer = run.tokenizer  # first: it is the faster one to find wrong
+    return Subject(run.load_model(step=step), tokenizer, next(iter(run.characters), ""))
+
+
+def encode(subject: Subject, text: Text, chat: bool | None = None) -> list[int]:
+    """Token ids of what is read.
+
+    chat: a text is what a person says in a chat, and the model answers next. None: so it is where the model learned
+    chats. Turns are always a chat; the model answers next unless it had the last word.
+    Raises ValueError for an empty text, one that does not fit the context, or what the tokenizer cannot encode.
+    """
+    tokenizer, config = subject.tokenizer, subject.model.config
+    if isinstance(text, str) and (bool(tokenizer.special_ids) if chat is None else chat):
+        text = [Message("user", text)]
+    if isinstance(text, str):
+        ids = tokenizer.encode(text)
+    elif text and isinstance(text[0], Message):
+        turns = [message for message in text if isinstance(message, Message)]
+        if subject.system and turns[0].role != "system":
+            turns.insert(0, Message("system", subject.system))
+        ids, _ = encode_chat(turns, tokenizer, add_generation_prompt=turns[-1].role != "assistant")
+    else:
+        ids = [token for token in text if isinstance(token, int)]
+    if not ids:
+        raise ValueError("there is nothing to look at: the text is empty")
+    if len(ids) > config.context_length:
+        raise ValueError(f"that is {len(ids)} tokens, and the model sees {config.context_length} at a time; shorten it")
+    if not 0 <= min(ids) <= max(ids) < config.vocab_size:
+        raise ValueError(f"token ids must be 0 to {config.vocab_size - 1}, not {min(ids)} to {max(ids)}")
+    return ids
+
+
+def token_id(tokenizer: Tokenizer, token: str | int) -> int:
+    """The id of one token, given as its text (" fish", "<|im_end|>") or as its id.
+
+    Raises ValueError for a text that is not exactly one token.
+    """
+    if isinstance(token, int):
+        tokenizer.token_bytes(token)  # raises where there is none
+        return token
+    if token in (special := {tokenizer.decode([i]): i for i in tokenizer.special_ids}):
+        return special[token]
+    ids = tokenizer.encode(token)
+    if len(ids) != 1:
+        pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "none"
+        raise ValueError(f"{token!r} is {len(ids)} tokens ({pieces}), not one; choose a single one")
+    return ids[0]
+
+
+def block_of(model: Transformer, layer: int) -> Block:
+    """Raises ValueError for a layer that is not there."""
+    check_index("layer", layer, model.config.n_layers)
+    block = model.blocks[layer]
+    assert isinstance(block, Block)
+    return block
+
+
+def check_index(what: str, index: int, size: int) -> None:
+    if not 0 <= index < size:
+        raise ValueError(f"there is no {what} {index}; there are 0 to {size - 1}")
