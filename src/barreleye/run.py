@@ -43,7 +43,7 @@ STATES_KEPT = 2
 UNSEEN = ("unseen_topics", "unseen_rows")  # the sets beside the held-out side, where there are any
 OWN = {"config.toml", "model", "metrics.jsonl", "snapshots", "state", "data", "reports", "cache", "lock"}
 # What may differ when a training goes on: how long, how often it looks, and where it computes. Else it were another.
-MAY_CHANGE = {"steps", "eval_every", "sample_every", "save_every"}
+MAY_CHANGE = {"steps", "eval_every", "sample_every", "save_every", "record_every", "snapshots"}
 MAY_MOVE = {"device", "precision", "threads"}
 
 
@@ -73,29 +73,57 @@ class Run:
             )
         return tokenizer
 
-    def load_model(self, device: str = "cpu") -> "Transformer":
-        """The model as last saved, ready to talk. Raises ValueError for weights that are missing or damaged."""
-        from barreleye.model.huggingface import from_huggingface
+    def load_model(self, device: str = "cpu", step: int | None = None) -> "Transformer":
+        """The model as last saved, or as it was at `step` (one of `snapshots()`), ready to talk. Raises ValueError for
+        weights that are missing or damaged."""
         from barreleye.model.transformer import Transformer
 
-        file = self.path / "model" / "model.safetensors"
-        theirs = read_tensors(file)
-        try:
-            ours = from_huggingface(theirs, self.config.model)  # before a model is built that the weights do not fit
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
+        weights = self.load_weights(step)  # before a model is built that the weights do not fit
         model = Transformer(self.config.model)
-        model.load_state_dict(ours)
+        model.load_state_dict(weights)
         return model.to(device).eval()
+
+    def load_weights(self, step: int | None = None) -> "dict[str, Tensor]":
+        """The weights of `load_model` by their names in it, in float32."""
+        from barreleye.model.huggingface import from_huggingface
+
+        folder = self.path / "model" if step is None else self._snapshot(step)
+        theirs = read_tensors(folder / "model.safetensors")
+        try:
+            return from_huggingface({name: tensor.float() for name, tensor in theirs.items()}, self.config.model)
+        except ValueError as error:
+            raise ValueError(
+                f"{folder / 'model.safetensors'}: {error}; put the config.toml back that it was trained with"
+            ) from None
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
         """Put the weights into the Hugging Face model folder, in one rename."""
+        write_file(self.path / "model" / "model.safetensors", self._safetensors(weights, "float32"))
+
+    def snapshots(self) -> list[int]:
+        """The steps whose weights were kept, the first one first."""
+        return _numbered(self.path / "snapshots")
+
+    def save_snapshot(self, step: int, weights: "dict[str, Tensor]") -> None:
+        """Keep the weights of `step` in float16, under the names of the model folder."""
+        write_folder(self.path / "snapshots" / str(step), {"model.safetensors": self._safetensors(weights, "float16")})
+
+    def _snapshot(self, step: int) -> Path:
+        if step not in self.snapshots():
+            kept = ", ".join(map(str, self.snapshots())) or "none"
+            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {kept}")
+        folder = self.path / "snapshots" / str(step)
+        check_manifest(folder)
+        return folder
+
+    def _safetensors(self, weights: "dict[str, Tensor]", dtype: str) -> bytes:
+        import torch
         from safetensors.torch import save
 
         from barreleye.model.huggingface import to_huggingface
 
-        theirs = {name: tensor.float().cpu() for name, tensor in to_huggingface(weights, self.config.model).items()}
-        write_file(self.path / "model" / "model.safetensors", save(theirs, {"format": "pt"}))
+        rounded = {name: tensor.detach().to("cpu", getattr(torch, dtype)) for name, tensor in weights.items()}
+        return save(to_huggingface(rounded, self.config.model), {"format": "pt"})
 
     # What it read --------------------------------------------------------------------------------------------------
 
@@ -163,8 +191,7 @@ class Run:
         return max(self.states(), default=0)
 
     def states(self) -> list[int]:
-        folder = self.path / "state"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+        return _numbered(self.path / "state")
 
     def save_state(self, step: int, tensors: "dict[str, Tensor]") -> None:
         """Keep all that is needed to go on from `step`; the last two such states stay."""
@@ -288,6 +315,11 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
         write_file(path / "model" / name, content if isinstance(content, bytes) else to_json(content))
     write_file(path / "config.toml", config.to_toml().encode())
     return Run(path)
+
+
+def _numbered(folder: Path) -> list[int]:
+    """The steps that a folder has a folder of, in order."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def _is_locked(lock: Path) -> bool:
