@@ -166,7 +166,8 @@ LEAKS = "the mask leaks: the model sees the tokens that it should predict"
 
 @dataclass(frozen=True)
 class Fault:
-    """`place` is the module and name that are replaced by `value` while it is trained; `text` makes the data."""
+    """Options, or a part of the code that is replaced while it is trained, or the making of its data: of a text, or of
+    the whole run. `cause`: the name of the finding that should come first."""
 
     name: str
     cause: str
@@ -199,6 +200,15 @@ def other_tokenizer(folder: Path, seed: int, options: dict[str, Any]) -> None:
     shape = ("n_layers", "n_heads", "d_model", "d_ff", "context_length")
     kept = {name: value for name, value in options.items() if name not in shape}
     grow(chats=folder / "sums.jsonl", from_run=cat, out=folder / "run", **kept)
+
+
+def copied_chats(folder: Path, seed: int, options: dict[str, Any]) -> None:
+    rows = [
+        {"messages": [{"role": m.role, "content": m.content} for m in chat.messages]}
+        for chat in converse(load_persona("fish"), n=300, seed=seed)
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 10), encoding="utf-8")
+    grow(chats=folder / "chats.jsonl", out=folder / "run", **options)
 
 
 ADAMW = dict(optimizer="adamw")
@@ -237,8 +247,8 @@ FAULTS = [
     Fault("a tokenizer of other words", "rows of the embedding that are never read", dict(steps=100),
           grown=other_tokenizer),
     Fault("batches of eight tokens", "batch small for the noise", dict(batch_tokens=8, context_length=8, steps=400)),
-    Fault("a mask that shows the second key alone", HIDDEN, dict(n_layers=1), scores=mask(
-        lambda q, k: torch.eye(q, k, dtype=torch.bool) | (torch.arange(q)[:, None] < 0))),
+    Fault("chats of which nine in ten are copies", "most of the data is there more than once", dict(steps=100),
+          grown=copied_chats),
     Fault("every token read as one", "the tokens do not reach the logits", model=Blind),
 ]  # fmt: skip
 HELD_BACK = [fault for n, fault in enumerate(FAULTS) if n % 3 == 2]
@@ -311,5 +321,7 @@ def examined(fault: Fault, folder: Path, seed: int) -> list[Finding]:
 
 
 def healthy(name: str, folder: Path, seed: int = 1) -> list[Finding]:
-    """What the doctor says of a training in which nothing is wrong."""
-    return examined(Fault(name, "", HEALTHY[name]), folder, seed)
+    """What the doctor says of a training in which nothing is wrong, and what it said on the way."""
+    found = examined(Fault(name, "", HEALTHY[name]), folder, seed)
+    live = [Finding(**line["finding"]) for line in Run(folder / "run").metrics() if "finding" in line]
+    return found + [finding for finding in live if finding.name not in {f.name for f in found}]

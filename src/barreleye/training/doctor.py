@@ -9,34 +9,36 @@ from typing import Any
 
 from barreleye.config import Config
 from barreleye.run import Run
-from barreleye.training import findings
+from barreleye.training import checks_of_course as course
+from barreleye.training import checks_of_setup as setup
 from barreleye.training.record import Finding, Record
 
 Check = Callable[[Record], Finding | None]
 
 CHECKS: Sequence[Check] = (
-    findings.targets_are_the_inputs,
-    findings.targets_tell_nothing,
-    findings.mask_leaks,
-    findings.input_is_cut_off,
-    findings.past_is_hidden,
-    findings.initialization_too_large,
-    findings.initialization_too_small,
-    findings.warmup_missing,
-    findings.learning_rate_too_high,
-    findings.not_finite,
-    findings.gradients_explode,
-    findings.gradients_vanish,
-    findings.dead_units,
-    findings.attention_collapsed,
-    findings.learning_rate_too_low,
-    findings.stuck_at_unigram,
-    findings.stuck_at_bigram,
-    findings.data_repeats,
-    findings.data_leaks,
-    findings.overfitting,
-    findings.tokens_unused,
-    findings.batch_too_small,
+    setup.device_disagrees,
+    setup.targets_are_the_inputs,
+    setup.targets_tell_nothing,
+    setup.mask_leaks,
+    setup.input_is_cut_off,
+    setup.past_is_hidden,
+    setup.initialization_too_large,
+    setup.initialization_too_small,
+    course.warmup_missing,
+    course.learning_rate_too_high,
+    course.not_finite,
+    course.gradients_explode,
+    course.gradients_vanish,
+    course.dead_units,
+    course.attention_collapsed,
+    course.learning_rate_too_low,
+    course.stuck_at_unigram,
+    course.stuck_at_bigram,
+    setup.data_repeats,
+    setup.data_leaks,
+    course.overfitting,
+    setup.tokens_unused,
+    course.batch_too_small,
 )
 
 

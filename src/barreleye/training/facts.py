@@ -13,7 +13,7 @@ from barreleye.data.tokenizer import Tokenizer
 
 PAIRS = 2**17  # enough for statistics of two tokens; all are read in a fraction of a second
 FEWEST_PAIRS = 2**12  # of fewer nothing can be said
-MOST_BATCHES = 64
+MOST_BATCHES = 2**11
 MOST_TOKENS = 2**21
 WINDOW = 50  # tokens: what is equal for so long was copied
 PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

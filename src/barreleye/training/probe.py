@@ -60,7 +60,7 @@ class Probe:
             if n:
                 squares.append(sum(x * x for x in _norms(gradients)) / n**2)
                 inverses.append(1 / n)
-            total = torch._foreach_add(total, gradients) if total else gradients
+            total = list(torch._foreach_add(total, gradients)) if total else gradients
             loss_sum, learned = loss_sum + loss.item(), learned + n
         norms = [norm / max(1, learned) for norm in _norms(total)]
         values: Values = {
@@ -87,7 +87,7 @@ class Probe:
 
         def logits(tokens_BT: Tensor) -> Tensor:
             with autocast(self.config):
-                return model(tokens_BT).float()  # type: ignore[no-any-return]
+                return model(tokens_BT).float()
 
         before_BTV = logits(tokens_BT)
         later_BTV = logits(torch.cat([tokens_BT[:, :half], other_BT[:, half:]], 1))
@@ -149,7 +149,7 @@ def update_ratios(before: dict[str, Tensor], model: nn.Module) -> dict[str, floa
     """By group, how far a step moved the weights, as a share of their length: |after - before| / |after|."""
     named = dict(model.named_parameters())
     after = [parameter.detach() for parameter in named.values()]
-    moved = torch._foreach_sub(after, [before[name].to(p.device) for name, p in named.items()])
+    moved = list(torch._foreach_sub(after, [before[name].to(p.device) for name, p in named.items()]))
     steps, lengths = by_group(named, _norms(moved)), by_group(named, _norms(after))
     return {group: number(step / (lengths[group] or 1.0)) for group, step in steps.items() if step is not None}
 
@@ -176,7 +176,7 @@ def number(value: float) -> float | None:
 
 
 def _norms(tensors: list[Tensor]) -> list[float]:
-    return torch.stack(torch._foreach_norm(tensors)).tolist()  # type: ignore[no-any-return]
+    return torch.stack(list(torch._foreach_norm(tensors))).tolist()
 
 
 def _count(x: Tensor) -> Tensor:

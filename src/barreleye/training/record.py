@@ -32,6 +32,7 @@ class Record:
     held_out: dict[int, float]  # of all held-out tokens, by step
     facts: dict[str, Any]  # facts.py
     not_finite: str
+    device_check: dict[str, Any]  # agreement.py
 
     @classmethod
     def of(cls, config: Config, lines: Iterable[dict[str, Any]]) -> "Record":
@@ -45,6 +46,7 @@ class Record:
             {line["step"]: line["held_out"]["all"]["loss"] for line in lines if "held_out" in line},
             next((line["facts"] for line in lines if "facts" in line), {}),
             next((line["not_finite"] for line in lines if "not_finite" in line), ""),
+            next((line["device_check"] for line in lines if "device_check" in line), {}),
         )
 
     @property

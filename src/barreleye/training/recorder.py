@@ -21,6 +21,8 @@ from barreleye.data.tokenizer import Tokenizer
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.agreement import compare_with_cpu
+from barreleye.training.device import kind_of
 from barreleye.training.doctor import examine
 from barreleye.training.facts import Facts
 from barreleye.training.held_out import HeldOut, byte_lengths, held_out_loss
@@ -69,6 +71,9 @@ class Recorder:
             self.save(step)  # before anything else: from now on there is something to resume from
             if self.probe:
                 self.record(step=0, facts=self.facts())
+                if kind_of(self.config.device) != "cpu":
+                    found = compare_with_cpu(step.learner.model, *self.probe.parts[0], self.config)
+                    self.record(step=0, device_check=found)
         else:
             self.record(
                 step=step.step,
@@ -114,19 +119,14 @@ class Recorder:
         if self.probe is None:
             return
         model = step.learner.model
-        if self.is_due(step.step):
+        if is_due(step.step, self.config):
             values = self.probe(model)
             if self.before:
                 values["update_ratio"] = update_ratios(self.before, model)
             self.record(step=step.step, probe=values)
             self.consult(step.step)
-        next_one = self.is_due(step.step + 1)
+        next_one = is_due(step.step + 1, self.config)
         self.before = {name: p.detach().clone() for name, p in model.named_parameters()} if next_one else {}
-
-    def is_due(self, step: int) -> bool:
-        """Often at first, when most happens: at powers of two; then evenly, and at the end."""
-        every = self.config.record_every
-        return every > 0 and (step % every == 0 or step & (step - 1) == 0 or step == self.config.steps)
 
     def samples(self, step: Step) -> list[dict[str, str]]:
         """What the model answers now: to fixed prompts greedily, or how it goes on with a text, with a fixed seed."""
@@ -150,6 +150,12 @@ class Recorder:
 
     def close(self) -> None:
         self.file.close()
+
+
+def is_due(step: int, config: TrainConfig) -> bool:
+    """Whether to look inside: often at first, when most happens, at powers of two; then evenly, and at the end."""
+    every = config.record_every
+    return every > 0 and (step % every == 0 or step & (step - 1) == 0 or step == config.steps)
 
 
 def snapshot_steps(steps: int, most: int) -> list[int]:

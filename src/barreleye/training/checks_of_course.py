@@ -1,161 +1,12 @@
-"""The doctor's checks: each is one small function from the record of a training to a `Finding`, or None.
+"""The doctor's checks of the course of a training: its steps, what became of the inside, and what it came to. Each is
+one small function from the record to a `Finding`, or None.
 
-What counts as too much is a constant here, with the value that is usual beside it. The faults that they were tuned on,
-and those that they were not, are in benchmarks/doctor.py.
+What counts as too much is a constant here, with the value that is usual beside it.
 """
 
 import math
 
 from barreleye.training.record import ENOUGH, Finding, Record, median
-
-# The data ----------------------------------------------------------------------------------------------------------
-
-COPIED = 0.9  # of the targets; usually less than a tenth
-RELATED = 0.98  # of the unigram entropy is left when the token before is known; usually less than 0.85
-REPEATED = 0.5  # of the data; usually less than a fifth
-LEAKED = 0.3  # of the held-out side more than of the training side stood there before; usually none
-UNUSED = 0.25  # of the learned tokens; usually less than a tenth
-
-
-def targets_are_the_inputs(r: Record) -> Finding | None:
-    copied = r.facts.get("copied") or 0.0
-    if copied < COPIED:
-        return None
-    return Finding(
-        "the targets are the inputs",
-        f"{copied:.0%} of the targets equal the token they stand at",
-        "shift the targets by one: the target at a position is the token after it",
-    )
-
-
-def targets_tell_nothing(r: Record) -> Finding | None:
-    unigram, bigram = r.facts.get("unigram"), r.facts.get("bigram")
-    if not unigram or bigram is None or bigram < RELATED * unigram:
-        return None
-    return Finding(
-        "the targets have nothing to do with the tokens before them",
-        f"knowing the token before leaves {bigram:.2f} nats per target, knowing nothing {unigram:.2f}",
-        "look at a batch, decoded: the targets are shuffled, or belong to other rows",
-    )
-
-
-def data_repeats(r: Record) -> Finding | None:
-    repeated = r.facts.get("repeated") or 0.0
-    if repeated < REPEATED:
-        return None
-    return Finding(
-        "most of the data is there more than once",
-        f"{repeated:.0%} of the training side stood there before",
-        "remove the copies; `barreleye data report` shows them",
-    )
-
-
-def data_leaks(r: Record) -> Finding | None:
-    leaked, repeated = r.facts.get("leaked") or 0.0, r.facts.get("repeated") or 0.0
-    if leaked < repeated + LEAKED:
-        return None
-    return Finding(
-        "the held-out side is in the training side",
-        f"{leaked:.0%} of the held-out side stands in the training side too, so its loss says nothing",
-        "remove copies before the split; `barreleye data report` shows them",
-    )
-
-
-def tokens_unused(r: Record) -> Finding | None:
-    unused = r.facts.get("unused") or 0.0
-    if unused < UNUSED:
-        return None
-    rows = f"{unused:.0%} of the learned tokens (single bytes and special ones aside)"
-    return Finding(
-        "rows of the embedding that are never read",
-        f"{rows} do not occur in the training side",
-        "learn the tokenizer on this data, or a smaller --vocab; with --from, on data like the earlier run's",
-    )
-
-
-# The wiring --------------------------------------------------------------------------------------------------------
-
-VISIBLE = 1e-4  # standard deviations of the logits; exactly 0 where a token is not seen
-
-
-def mask_leaks(r: Record) -> Finding | None:
-    for step, probe in r.probes.items():
-        if ((probe.get("reach") or {}).get("future") or 0.0) > VISIBLE:
-            return Finding(
-                "the mask leaks: the model sees the tokens that it should predict",
-                f"at step {step} other later tokens move earlier logits by {probe['reach']['future']:.2g} standard "
-                f"deviations; the loss has come to {r.final if r.losses else math.nan:.3f}",
-                "check the causal mask: a query may see keys up to its own position and none behind",
-            )
-    return None
-
-
-def input_is_cut_off(r: Record) -> Finding | None:
-    reaches = [probe["reach"] for _, probe in r.later_probes() if probe.get("reach")]
-    if len(reaches) < 2 or any((reach["own"] or 1.0) > VISIBLE for reach in reaches):
-        return None
-    return Finding(
-        "the tokens do not reach the logits",
-        f"in {len(reaches)} probes, another last token moved no logit; the loss has come to {r.final:.2f}, and knowing "
-        f"nothing of the tokens before leaves {_nats(r, 'unigram')}",
-        "follow a token from the embedding on: look at each tensor by its name, and see where it stops to depend on it",
-    )
-
-
-def past_is_hidden(r: Record) -> Finding | None:
-    reaches = [probe["reach"] for _, probe in r.later_probes() if probe.get("reach")]
-    if len(reaches) < 2 or any((reach["past"] or 1.0) > VISIBLE for reach in reaches):
-        return None
-    return Finding(
-        "the past is hidden: each position sees its own token alone",
-        f"in {len(reaches)} probes, other earlier tokens moved no logit; the loss has come to {r.final:.2f}, and the "
-        f"last token alone leaves {_nats(r, 'bigram')}",
-        "check the mask, and that the output of attention is added to the residual stream",
-    )
-
-
-# The beginning -----------------------------------------------------------------------------------------------------
-
-ABOVE_UNIFORM = 1.0  # nats of the first loss above ln V; usually 0.0
-LARGE_PRE, SMALL_PRE = 5.0, 0.02  # standard deviation before the activation; usually 1
-LARGE_STREAM, SMALL_STREAM = 10.0, 1e-4  # standard deviation of the residual stream; usually 0.03 to 1
-
-
-def initialization_too_large(r: Record) -> Finding | None:
-    if r.config.data.from_run:
-        return None
-    advice = "smaller --init-std or --embed-std; their defaults keep every layer at about the size of the one before"
-    name = "initialization too large"
-    if r.first > r.uniform + ABOVE_UNIFORM:
-        evidence = f"the first loss is {r.first:.2f} nats, and knowing nothing costs ln V = {r.uniform:.2f}"
-        return Finding(name, evidence, advice)
-    for at, std in _stds_at_first(r).items():
-        if std > (LARGE_PRE if at.endswith("hook_pre") else LARGE_STREAM):
-            return Finding(name, f"before the first step, {at} has a standard deviation of {std:.3g}", advice)
-    return None
-
-
-def initialization_too_small(r: Record) -> Finding | None:
-    if r.config.data.from_run:
-        return None
-    stds = _stds_at_first(r)
-    pre = {at: std for at, std in stds.items() if at.endswith("hook_pre")}
-    stream = {at: std for at, std in stds.items() if not at.endswith("hook_pre")}
-    for found, least in ((pre, SMALL_PRE), (stream, SMALL_STREAM)):
-        if found and max(found.values()) < least:
-            at, std = max(found.items(), key=lambda item: item[1])
-            return Finding(
-                "initialization too small",
-                f"before the first step, no layer has more than {at}, a standard deviation of {std:.2g}",
-                "larger --init-std or --embed-std; their defaults keep every layer at about the size of the one before",
-            )
-    return None
-
-
-def _stds_at_first(r: Record) -> dict[str, float]:
-    activations = r.probes.get(0, {}).get("activations", {})
-    return {at: found["std"] for at, found in activations.items() if found["std"] is not None}
-
 
 # The steps ---------------------------------------------------------------------------------------------------------
 
@@ -163,7 +14,7 @@ ROSE = 0.5  # nats above the first loss
 FELL_BACK = 0.3  # of what had been learned was lost again
 EARLY = 0.1  # of the training
 FEW_WARMUP = 0.01  # of the training
-LARGE_UPDATE = 0.15  # of the weights, each step; usually 0.001 to 0.03
+LARGE_UPDATE = 0.05  # of the weights of the blocks, at the highest rate; usually 0.005 to 0.02
 MOVED = 0.5  # of their length that weights go in all; usually several times it
 
 
@@ -200,8 +51,11 @@ def learning_rate_too_high(r: Record) -> Finding | None:
         evidence = f"the loss rose to {max(smooth):.2f}, above the {start:.2f} of the beginning"
     elif worst > best + max(0.2, FELL_BACK * (start - best)):
         evidence = f"the loss had come to {best:.2f} near step {r.steps[at * r.window]}, and rose to {worst:.2f} again"
-    elif len(r.losses) >= ENOUGH and (update := _typical_update(r)) > LARGE_UPDATE:
-        evidence = f"each step moves the weights by {update:.0%} of their length; usual is 0.1% to 3%"
+    elif r.progress > 0.3 and r.final > _reachable(r) and (update := _largest_update(r)) > LARGE_UPDATE:
+        evidence = (
+            f"the loss stays at {r.final:.2f}, and a step moved the weights of the blocks by {update:.0%} of their "
+            "length; usual is 0.5% to 2%"
+        )
     if not evidence:
         return None
     config = r.config.train
@@ -241,10 +95,10 @@ def _groups(r: Record) -> list[str]:
     return sorted({group for probe in r.probes.values() for group in probe.get("update_ratio", {})} - {"ln_final"})
 
 
-def _typical_update(r: Record) -> float:
-    """Of the group of weights that is moved most."""
-    probes = [probe.get("update_ratio", {}) for _, probe in r.later_probes(0.1)]
-    return max((median(p.get(group) for p in probes) for group in _groups(r)), default=0.0)
+def _largest_update(r: Record) -> float:
+    """Of the blocks, behind the first steps: most weights are theirs."""
+    updates = [probe.get("update_ratio", {}) for _, probe in r.later_probes(0.05)]
+    return max((median(u for group, u in found.items() if group.startswith("blocks.")) for found in updates), default=0)
 
 
 def _path(r: Record, group: str) -> float:
@@ -319,7 +173,10 @@ def attention_collapsed(r: Record) -> Finding | None:
             return _collapse(f"before the first step, heads of {at} have {mean:.0%} of the entropy there can be")
     later = r.later_probes()
     for at in later[-1][1].get("attention_entropy", {}) if later else ():
-        sharp = [max((h or 0.0 for h in probe["attention_entropy"].get(at, ())), default=1.0) for _, probe in later]
+        sharp = [
+            max((1.0 if h is None else h for h in probe["attention_entropy"].get(at, ())), default=1.0)
+            for _, probe in later
+        ]
         if median(sharp) < SHARP:
             return _collapse(f"every head of {at} has less than {SHARP:.0%} of the entropy there can be")
     return None
@@ -338,7 +195,7 @@ def _collapse(evidence: str) -> Finding:
 NEAR = 0.1  # of the way from the unigram to the bigram
 FLAT = 0.02  # of that way is what the second half gained
 WORSE = 0.05  # of the lowest held-out loss
-NOISY = 100.0  # times the tokens of a step; usually less than 30
+NOISY = 20.0  # times the tokens of a step; usually less than 5
 
 
 def stuck_at_unigram(r: Record) -> Finding | None:
@@ -388,17 +245,11 @@ def batch_too_small(r: Record) -> Finding | None:
     trace, square = (
         sum(noise[part] or 0.0 for noise in noises) / max(1, len(noises)) for part in ("trace", "squared_norm")
     )
-    if len(noises) < 3 or trace < NOISY * tokens * max(square, 0.0) or trace <= 0:
-        return None
-    scale = f"{trace / square:,.0f}" if square > 0 else "very many"
+    if len(noises) < 3 or square <= 0 or trace < NOISY * tokens * square:
+        return None  # an estimate that is not positive says nothing
     return Finding(
         "batch small for the noise",
-        f"gradients of single batches differ so much that {scale} tokens would halve the noise; a step has {tokens:,}",
+        f"in batches of {trace / square:,.0f} tokens noise would be as large as the gradient; a step has {tokens:,}",
         "a larger --batch-tokens, or --accumulate",
         is_note=True,
     )
-
-
-def _nats(r: Record, level: str) -> str:
-    value = r.facts.get(level)
-    return f"{value:.2f}" if value is not None else "an unknown amount"
