@@ -83,6 +83,8 @@ bench: .venv/core  ## measure what the README claims, for hours (TEXT=FILE: that
 	$(BIN)/python benchmarks/speed.py $(or $(TEXT),shakespeare)
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/bad_inputs.py
+	$(BIN)/python benchmarks/recorder.py
+	$(BIN)/python benchmarks/doctor.py
 	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/quickstart.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)

@@ -413,6 +413,18 @@ def test_a_data_report_is_printed_and_written(barreleye):
     assert {page.suffix for page in (barreleye.run("pip").path / "reports").glob("data.*")} == {".json", ".html"}
 
 
+def test_the_doctor_says_what_is_wrong_and_what_to_try(barreleye):
+    told = barreleye("doctor pip")
+    assert told.splitlines()[0] == "nothing is wrong, as far as the record shows"
+    assert told.splitlines()[1].startswith("what its loss usually is, is not known")
+    printed = barreleye("train --text fish.txt --embed-std 5 --out other/loud", *TINY[1:])
+    told = barreleye("doctor other/loud")
+    lines = told.splitlines()
+    assert lines[0] == "initialization too large"
+    assert lines[1].startswith("  seen  the first loss is ") and lines[2].startswith("  try   smaller --init-std")
+    assert "doctor: initialization too large: the first loss is " in printed
+
+
 # What goes wrong on the way (all else is in tests/e2e/test_bad_inputs.py) --------------------------------------------
 
 

@@ -17,6 +17,7 @@ from barreleye.data.sheet_file import load_persona, persona_names
 from barreleye.data.tokenizer import learn_characters
 from barreleye.model.count import count
 from barreleye.run import create
+from barreleye.training.record import Finding
 
 
 @pytest.fixture
@@ -84,6 +85,7 @@ def print_everything(run):
         checked(*(f"a_folder/a_sheet.yaml:{n}: something is wrong here; do this " * 3 for n in range(9)))
     )
     show.show_conversations([conversation("why " * 60, "so " * 200)])
+    show.show_findings([Finding("too long", "because " * 40, "try [less] " * 30)], "usual")
 
 
 def test_nothing_is_wider_than_80_columns_and_nothing_is_cut(terminal, run):
@@ -178,6 +180,17 @@ def test_runs_show_how_far_each_has_come(capsys, run):
 def test_no_runs_yet(capsys):
     show.runs_table([])
     assert capsys.readouterr().out == "no runs here yet; `barreleye train` grows one\n"
+
+
+def test_a_note_alone_is_no_fault(capsys):
+    note = Finding("small", "seen", "more", is_note=True)
+    show.show_findings([note], "as usual")
+    assert capsys.readouterr().out == (
+        "note: small\n  seen  seen\n  try   more\nnothing is wrong, as far as the record shows\nas usual\n"
+    )
+    show.show_findings([Finding("large", "seen", "less"), note], "as usual")
+    printed = capsys.readouterr().out
+    assert printed.startswith("large\n  seen  seen\n  try   less\nnote: small\n") and "nothing is wrong" not in printed
 
 
 def test_a_conversation_goes_on_below_its_own_beginning(terminal):

@@ -193,3 +193,15 @@ def evaluate(
     else:
         a, b = evaluations
         show_report(*report.comparison(a, b, judge.compare(a, b)))
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(run: RunArgument) -> None:
+    """Say what went wrong while a run learned, on what evidence, and what to try."""
+    from barreleye.run import Run
+    from barreleye.show import show_findings
+    from barreleye.training import bands
+    from barreleye.training.doctor import diagnose
+
+    opened = Run(run)
+    show_findings(diagnose(opened), bands.compare(opened))

@@ -134,6 +134,8 @@ class TrainConfig(Knobs):
     eval_every: int = knob(100, "steps between looks at the held-out loss", least=1)
     sample_every: int = knob(200, "steps between sample replies", least=1)
     save_every: int = knob(200, "steps between saves", least=1)
+    record_every: int = knob(50, "steps between looks at gradients and activations (0: none)", least=0)
+    snapshots: int = knob(20, "weights kept on the way, for looking back (0: none)", least=0, most=1000)
 
 
 @dataclass(frozen=True)

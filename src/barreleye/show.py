@@ -19,6 +19,7 @@ from barreleye.run import Run
 
 if TYPE_CHECKING:  # a list of runs or characters does not wait for torch
     from barreleye.model.count import Count
+    from barreleye.training.record import Finding
 
 PIPE_WIDTH = 10_000  # a pipe or a file gets each line whole
 
@@ -133,6 +134,18 @@ def persona_report(check: PersonaCheck) -> None:
         console.print(finding, style="yellow")
     findings = {0: "no finding: the sheet is in order", 1: "1 finding"}
     console.print(Text(findings.get(len(check.findings), f"{len(check.findings):,} findings"), "bold"))
+
+
+def show_findings(findings: Sequence["Finding"], usual: str) -> None:
+    """What the doctor found, the cause first: what it is, how one can see it, what to try. `usual`: whether the loss
+    is what it usually is."""
+    console = screen()
+    for finding in findings:
+        console.print(Text(f"note: {finding.name}" if finding.is_note else finding.name, "bold"))
+        console.print(Padding(pairs({"seen": finding.evidence, "try": finding.advice}), (0, 0, 0, 2), expand=False))
+    if not any(not finding.is_note for finding in findings):
+        console.print("nothing is wrong, as far as the record shows")
+    console.print(usual)
 
 
 def show_report(summary: Iterable[str], sections: Iterable[Section]) -> None:

@@ -71,7 +71,7 @@ def test_a_text(tmp_path: Path, text: Path) -> None:
     run = grow(text=text, out=tmp_path / "r", steps=3, **TINY)
     assert run.tokenizer.kind == "characters" and run.tokenizer.vocab_size == len(set(LINES))
     assert "".join([run.corpus().train, run.corpus().held_out]) == LINES  # type: ignore[list-item]
-    assert run.metrics()[0]["held_out"]["replies"] is None
+    assert next(line for line in run.metrics() if "held_out" in line)["held_out"]["replies"] is None
 
 
 @pytest.mark.parametrize("tokenizer", ["bpe", "characters"])
@@ -169,8 +169,9 @@ def test_ten_and_ten_steps_are_twenty(
 ) -> None:
     source = {"text": text} if kind == "text" else {"chats": chats, "vocab": 280, "loss_on": "replies"}
     knobs = dict(
-        steps=20, dropout=0.2, optimizer=optimizer, accumulate=2, save_every=10, sample_every=4, eval_every=5, **TINY
-    )
+        steps=20, dropout=0.2, optimizer=optimizer, accumulate=2, save_every=10, sample_every=4, eval_every=5,
+        record_every=11, **TINY,
+    )  # fmt: skip
     unbroken = grow(**source, out=tmp_path / "unbroken", **knobs)  # type: ignore[arg-type]
 
     def power_cut(self: object, step: loop.Step) -> None:
@@ -190,6 +191,9 @@ def test_ten_and_ten_steps_are_twenty(
     resumed = resume(tmp_path / "broken", quiet=True)
     assert weights(resumed) == weights(unbroken) and state(resumed) == state(unbroken)
     assert metrics(resumed) == metrics(unbroken)
+    probed = {line["step"]: line["probe"] for line in resumed.metrics() if "probe" in line}
+    assert all(("update_ratio" in probe) == (step > 0) for step, probe in probed.items()) and 11 in probed
+    assert resumed.snapshots() == unbroken.snapshots() and len(resumed.snapshots()) == 20
 
 
 def test_a_damaged_newest_state_is_passed_over(tmp_path: Path, text: Path) -> None:
@@ -207,7 +211,11 @@ def test_a_recorded_training_computes_what_an_unrecorded_one_does(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knobs = dict(steps=10, dropout=0.3, eval_every=3, sample_every=2, save_every=4, **TINY)
-    recorded = grow(text=text, out=tmp_path / "recorded", **knobs)
+    recorded = grow(text=text, out=tmp_path / "recorded", record_every=1, **knobs)
+    off = grow(text=text, out=tmp_path / "off", record_every=0, snapshots=0, **knobs)
+    assert weights(recorded) == weights(off) and state(recorded) == state(off)
+    assert recorded.snapshots() and not off.snapshots()
+    assert any("probe" in line for line in recorded.metrics()) and not any("probe" in line for line in off.metrics())
     real = grow_module.Recorder.__call__
 
     def only_save(self: Any, step: loop.Step) -> bool:

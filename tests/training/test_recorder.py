@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import signal
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import learn_characters
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run, create
-from barreleye.training.loop import Learner, train
-from barreleye.training.recorder import SAMPLE_CHARACTERS, Line, Recorder, sample_prompts
+from barreleye.training.loop import Learner, Step, train
+from barreleye.training.probe import Probe
+from barreleye.training.recorder import SAMPLE_CHARACTERS, Line, Recorder, sample_prompts, snapshot_steps
 
 TEXT = "the fish swam up é🐟\nthe fish swam down\n" * 20
 TOKENIZER = learn_characters(TEXT)
@@ -44,8 +47,16 @@ class Recording:
 
         torch.manual_seed(0)
         model = Transformer(run.config.model)
+        probe = Probe(BATCHES, run.config.train) if run.config.train.record_every else None
         recorder = Recorder(
-            run, run.config.train, BATCHES.held_out, [("", "the fish")], show, lambda: self.asked(stop_at)
+            run,
+            run.config.train,
+            BATCHES.held_out,
+            [("", "the fish")],
+            show,
+            lambda: self.asked(stop_at),
+            probe,
+            kept=kept,
         )
         with closing(recorder):
             self.learner: Learner = train(model, BATCHES, run.config.train, recorder, kept)
@@ -67,12 +78,14 @@ def test_what_is_recorded_and_when(tmp_path: Path) -> None:
     assert steps_with(lines, "held_out") == [0, 4, 8, 12]
     assert steps_with(lines, "samples") == [0, 6, 12]
     assert run.states() == [10, 12]
-    first = lines[2]
+    assert steps_with(lines, "probe") == [0, 1, 2, 4, 8, 12]
+    first = next(line for line in lines if line["step"] == 1)
     assert set(first) == {"step", "loss", "rate", "grad_norm", "tokens", "seconds"}
     assert (first["step"], first["tokens"]) == (1, 64) and 0 < first["rate"] <= 1 and first["grad_norm"] > 0
     seconds = [line["seconds"] for line in lines if "seconds" in line]
     assert seconds == sorted(seconds)
-    assert set(lines[0]["held_out"]["all"]) == {"loss", "bits_per_byte", "tokens"}
+    scored = next(line for line in lines if "held_out" in line)
+    assert set(scored["held_out"]["all"]) == {"loss", "bits_per_byte", "tokens"}
 
 
 def test_the_score_comes_before_the_state_of_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +151,67 @@ def test_samples_are_the_same_for_the_same_weights_and_not_too_long(tmp_path: Pa
     lines = [line["samples"] for line in Recording(run).shown if "samples" in line]
     assert lines[0] == lines[1] == lines[2]
     assert lines[0][0]["prompt"] == "the fish" and 0 < len(lines[0][0]["reply"]) <= SAMPLE_CHARACTERS
+
+
+# Snapshots ---------------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_dense_at_first_and_then_even() -> None:
+    steps = snapshot_steps(850, 20)
+    assert steps == [0, 1, 2, 4, 8, 16, 32, 64, 128, 194, 259, 325, 391, 456, 522, 587, 653, 719, 784, 850]
+    assert snapshot_steps(5, 20) == [0, 1, 2, 3, 4, 5]
+    assert snapshot_steps(850, 0) == [] and snapshot_steps(0, 20) == [0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 19, 20, 100, 1000, 20_000, 10**8])
+@pytest.mark.parametrize("most", [2, 3, 7, 20, 100])
+def test_there_are_never_more_snapshots_than_asked_for(steps: int, most: int) -> None:
+    kept = snapshot_steps(steps, most)
+    assert len(kept) == min(most, steps + 1) or (steps < 2 * most and len(kept) <= most)
+    assert kept == sorted(set(kept)) and kept[0] == 0 and kept[-1] == steps
+    strides = [b - a for a, b in pairwise(kept)]
+    powers = [step for step in kept if step and step & (step - 1) == 0 and step < steps]
+    assert most < 4 or steps < 4 or 1 in powers
+    if steps <= 2 ** (most - 3):
+        assert all(stride <= max(before, 1) + 1 for stride, before in zip(strides, kept, strict=False))
+
+
+def test_snapshots_hold_the_weights_in_half_precision(tmp_path: Path) -> None:
+    run = open_run(tmp_path, snapshots=6)
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "look_inside", lambda self, step: seen.update(copy_of(step)))
+        recording = Recording(run)
+    assert run.snapshots() == snapshot_steps(12, 6) == [0, 1, 2, 4, 8, 12]
+    for step in run.snapshots():
+        model = run.load_model(step=step)
+        assert not model.training
+        for name, tensor in seen[step].items():
+            assert torch.equal(model.state_dict()[name], tensor.half().float())
+    file = run.path / "snapshots" / "4" / "model.safetensors"
+    whole = sum(p.numel() * 2 for p in recording.learner.model.parameters())
+    assert whole < file.stat().st_size < whole + 4096
+    with pytest.raises(ValueError, match=r"r: no snapshot of step 3; choose one of those kept: 0, 1, 2, 4, 8, 12$"):
+        run.load_model(step=3)
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"model\.safetensors: is damaged"):
+        run.load_model(step=4)
+
+
+def copy_of(step: Step) -> dict[int, dict[str, torch.Tensor]]:
+    return {step.step: {name: tensor.clone() for name, tensor in step.learner.model.state_dict().items()}}
+
+
+def test_a_longer_training_adds_snapshots_and_touches_none(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    Recording(run)
+    times = {step: (run.path / "snapshots" / str(step)).stat().st_mtime_ns for step in run.snapshots()}
+    assert list(times) == list(range(13))
+    run.config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, steps=40))
+    Recording(run, kept=run.load_state()[1])
+    added = [step for step in run.snapshots() if step > 12]
+    assert added == [step for step in snapshot_steps(40, 20) if step > 12] and added[-1] == 40
+    assert all((run.path / "snapshots" / str(step)).stat().st_mtime_ns == time for step, time in times.items())
 
 
 # Sample prompts ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,17 @@ def test_the_page_has_the_curves_and_needs_no_network(run: Run) -> None:
     text = page.read_text(encoding="utf-8")
     assert "training, smoothed" in text and "held out, all tokens" in text and "gradient norm" in text
     assert 'src="http' not in text
+    assert "update \\u002f weight" in text and "blocks.0.attn head 1" in text and "What the doctor found" not in text
+
+
+def test_findings_stand_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = {"name": "too <loud>", "evidence": "9 dB", "advice": "less", "is_note": False}
+    lines = [*run.metrics(), {"step": 5, "finding": finding}]
+    monkeypatch.setattr(Run, "metrics", lambda self: lines)
+    page = write_learning_report(run)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "What the doctor found" in text and "too &lt;loud&gt;" in text and "9 dB" in text
 
 
 def test_replies_have_a_curve_where_they_were_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ class Display:
         self.latest: dict[str, Any] = {}
         self.held_out = ""
         self.samples: list[dict[str, str]] = []
+        self.findings: list[str] = []
         self.progress = Progress(
             TextColumn("{task.completed}/{task.total} steps"), BarColumn(None), TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(), console=self.console,
@@ -75,6 +76,11 @@ class Display:
             if not self.on_terminal:
                 for sample in self.samples:
                     self.console.print(f"  {as_line(sample)}", soft_wrap=True, markup=False)
+        elif "finding" in line:
+            found = line["finding"]
+            self.findings.append(f"{'note' if found['is_note'] else 'doctor'}: {found['name']}: {found['evidence']}")
+            if not self.on_terminal:
+                self.console.print(f"step {line['step']}: {self.findings[-1]}", soft_wrap=True, markup=False)
 
     def figures(self) -> str:
         line = self.latest
@@ -97,6 +103,7 @@ class Display:
         if self.held_out:
             parts.append(Text(self.held_out, style="green"))
         parts += [Text(as_line(sample), style="italic") for sample in self.samples]
+        parts += [Text(finding, style="yellow") for finding in self.findings]
         return Panel(Group(*parts), title=Text(self.title), border_style="blue")
 
 

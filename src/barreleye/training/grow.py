@@ -24,6 +24,7 @@ from barreleye.training.device import memory_of, peak_flops, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
 from barreleye.training.material import Material, encode, learn_tokenizer, size_of
+from barreleye.training.probe import Probe
 from barreleye.training.recorder import Line, Recorder
 
 Say = Callable[[str], None]
@@ -197,7 +198,8 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
     show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
     with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
         run.drop_metrics_after(start if start else -1)  # step 0 is looked at again
-        recorder = Recorder(run, config.train, data.quick, data.prompts, show, stopped.is_set)
+        probe = Probe(data.batches, config.train) if config.train.record_every else None
+        recorder = Recorder(run, config.train, data.quick, data.prompts, show, stopped.is_set, probe, data.facts, kept)
         last: list[Learner] = []
 
         def on_step(step: Any) -> bool:
@@ -212,6 +214,8 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
             for learner in last:  # none, where the first step of a resumed run fails: its state is saved already
                 run.save_model(learner.model.state_dict())
                 run.save_state(learner.step, learner.tensors())
+            recorder.record(step=error.step, not_finite=str(error))
+            recorder.consult(error.step)
             raise ValueError(f"{error}; try a lower learning rate, or a longer warm-up") from None
         finally:
             recorder.close()

@@ -30,6 +30,10 @@ Batches = Callable[[int], tuple[Tensor, Tensor]]
 class NonFinite(ArithmeticError):
     """A loss or gradient stopped being a number; the weights are still those of the last good step."""
 
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"step {step}: {what}; the weights of step {step - 1} are kept")
+        self.step = step
+
 
 @dataclass
 class Learner:
@@ -129,7 +133,7 @@ def train(
             for optimizer in learner.optimizers:
                 scaler.step(optimizer)
         elif not math.isfinite(loss_sum) or not scale_may_be_at_fault(scaler):
-            raise NonFinite(what_is_not_finite(learner, loss_sum))
+            raise NonFinite(learner.step + 1, what_is_not_finite(learner, loss_sum))
         for optimizer in learner.optimizers:
             optimizer.zero_grad()
         scaler.update()  # lowers the scale where gradients overflowed: the step was skipped
@@ -175,5 +179,4 @@ def what_is_not_finite(learner: Learner, loss_sum: float) -> str:
     ][:1]
     if not math.isfinite(loss_sum):
         evidence.append(f"the loss is {loss_sum}")
-    what = ", ".join(evidence) or "the gradients are finite but their norm overflows"
-    return f"step {learner.step + 1}: {what}; the weights of step {learner.step} are kept"
+    return ", ".join(evidence) or "the gradients are finite but their norm overflows"

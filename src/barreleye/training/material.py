@@ -9,6 +9,7 @@ from barreleye.data.batches import ChatBatches, HeldOutBatch, TextBatches, encod
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation
 from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.training.facts import Facts, data_facts
 from barreleye.training.recorder import Prompt, sample_prompts
 
 QUICK_LOOK = 400  # held-out chats scored on the way; the end scores them all
@@ -35,17 +36,20 @@ class Material:
     held_out: Callable[[], Iterable[HeldOutBatch]]
     quick: Callable[[], Iterable[HeldOutBatch]]  # the beginning of the held-out side, looked at on the way
     prompts: list[Prompt]
+    facts: Callable[[], Facts]
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, config: Config, cache: Path) -> Material:
     """Raises ValueError for what the tokenizer cannot encode, or what is too little to learn from."""
     context, held_out = config.model.context_length, corpus.held_out
     beginning = held_out[: QUICK_TOKENS if isinstance(held_out, str) else QUICK_LOOK]
+    batches = make_batches(corpus, tokenizer, config, cache)
     return Material(
-        make_batches(corpus, tokenizer, config, cache),
+        batches,
         held_out_batches(held_out, tokenizer, context),
         held_out_batches(beginning, tokenizer, context),
         sample_prompts(held_out),
+        lambda: data_facts(batches, corpus, tokenizer),
     )
 
 

@@ -1,4 +1,5 @@
-"""What is kept while a model learns: a line per step, the held-out loss, sample replies, and states to resume from.
+"""What is kept while a model learns: a line per step, the held-out loss, sample replies, what a probe sees inside,
+snapshots of the weights to look back at, and states to resume from.
 
 The recorder only looks: it draws from no random state but its own, so a recorded training computes what an unrecorded
 one does.
@@ -11,6 +12,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch import Tensor
+
 from barreleye.config import Sampling, TrainConfig
 from barreleye.data.batches import HeldOutBatch
 from barreleye.data.chat_format import Conversation
@@ -18,8 +21,13 @@ from barreleye.data.tokenizer import Tokenizer
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.agreement import compare_with_cpu
+from barreleye.training.device import kind_of
+from barreleye.training.doctor import examine
+from barreleye.training.facts import Facts
 from barreleye.training.held_out import HeldOut, byte_lengths, held_out_loss
 from barreleye.training.loop import Step
+from barreleye.training.probe import Probe, update_ratios
 
 SAMPLES = 3
 SAMPLE_LENGTH = 48
@@ -41,12 +49,19 @@ class Recorder:
         prompts: list[Prompt],
         show: Callable[[Line], None],
         should_stop: Callable[[], bool],
+        probe: Probe | None = None,
+        facts: Callable[[], Facts] = dict,
+        kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.run, self.config, self.show, self.should_stop = run, config, show, should_stop
-        self.held_out, self.prompts = held_out, prompts
+        self.held_out, self.prompts, self.probe, self.facts = held_out, prompts, probe, facts
+        self.snapshots = snapshot_steps(config.steps, config.snapshots)
+        # The weights of the step before: where a training is resumed, those it is resumed from.
+        self.before = {name.removeprefix("model."): t for name, t in (kept or {}).items() if name.startswith("model.")}
         self.tokenizer: Tokenizer = run.tokenizer
         self.bytes_V = byte_lengths(self.tokenizer)
-        self.seconds_before = max((line.get("seconds", 0.0) for line in run.metrics()), default=0.0)
+        self.lines = run.metrics()
+        self.seconds_before = max((line.get("seconds", 0.0) for line in self.lines), default=0.0)
         self.file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
 
     def __call__(self, step: Step) -> bool:
@@ -54,6 +69,11 @@ class Recorder:
         last = stopping or step.step == self.config.steps
         if step.step == 0:
             self.save(step)  # before anything else: from now on there is something to resume from
+            if self.probe:
+                self.record(step=0, facts=self.facts())
+                if kind_of(self.config.device) != "cpu":
+                    found = compare_with_cpu(step.learner.model, *self.probe.parts[0], self.config)
+                    self.record(step=0, device_check=found)
         else:
             self.record(
                 step=step.step,
@@ -63,10 +83,14 @@ class Recorder:
                 tokens=step.tokens,
                 seconds=self.seconds_before + step.seconds,
             )
+        self.look_inside(step)
         if step.step == self.config.steps or (step.step % self.config.eval_every == 0 and not stopping):
             self.evaluate(step)
         if step.step % self.config.sample_every == 0 or last:
             self.record(step=step.step, samples=self.samples(step))
+        # One that is there already was made by this training before it was resumed, or by a shorter one.
+        if step.step in self.snapshots and (step.step == 0 or step.step not in self.run.snapshots()):
+            self.run.save_snapshot(step.step, step.learner.model.state_dict())
         # After the record of the step, which would else be missing where the last save is all that was to come.
         if step.step and (step.step % self.config.save_every == 0 or last):
             self.save(step)
@@ -75,12 +99,34 @@ class Recorder:
     def record(self, **line: Any) -> None:
         self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.file.flush()
+        self.lines.append(line)
         self.show(line)
+
+    def consult(self, step: int) -> None:
+        """Ask the doctor, and record what it has not said before."""
+        known = {line["finding"]["name"] for line in self.lines if "finding" in line}
+        for finding in examine(self.run.config, self.lines):
+            if finding.name not in known:
+                self.record(step=step, finding=dataclasses.asdict(finding))
 
     def evaluate(self, step: Step) -> HeldOut:
         result = held_out_loss(step.learner.model, self.held_out(), self.bytes_V, self.config)
         self.record(step=step.step, held_out=dataclasses.asdict(result))
         return result
+
+    def look_inside(self, step: Step) -> None:
+        """What the probe sees, and how far the last step moved the weights."""
+        if self.probe is None:
+            return
+        model = step.learner.model
+        if is_due(step.step, self.config):
+            values = self.probe(model)
+            if self.before:
+                values["update_ratio"] = update_ratios(self.before, model)
+            self.record(step=step.step, probe=values)
+            self.consult(step.step)
+        next_one = is_due(step.step + 1, self.config)
+        self.before = {name: p.detach().clone() for name, p in model.named_parameters()} if next_one else {}
 
     def samples(self, step: Step) -> list[dict[str, str]]:
         """What the model answers now: to fixed prompts greedily, or how it goes on with a text, with a fixed seed."""
@@ -104,6 +150,25 @@ class Recorder:
 
     def close(self) -> None:
         self.file.close()
+
+
+def is_due(step: int, config: TrainConfig) -> bool:
+    """Whether to look inside: often at first, when most happens, at powers of two; then evenly, and at the end."""
+    every = config.record_every
+    return every > 0 and (step % every == 0 or step & (step - 1) == 0 or step == config.steps)
+
+
+def snapshot_steps(steps: int, most: int) -> list[int]:
+    """When weights are kept: at step 0, at powers of two until even strides to the end are no longer than doubling
+    would be, then evenly, the last step included."""
+    if most < 3:
+        return sorted({0, steps})[:most]
+    for doublings in range(most - 2):
+        power, strides = 2**doublings, most - 2 - doublings
+        if steps <= power * (1 + strides):
+            break
+    evenly = [power + round(i * (steps - power) / strides) for i in range(1, strides + 1)]
+    return sorted({step for step in [0, *(2**k for k in range(doublings + 1)), *evenly] if step <= steps})
 
 
 def sample_prompts(held_out: Iterable[Conversation] | str) -> list[Prompt]:

@@ -1,10 +1,11 @@
 """The course of a training as a page: `reports/learning.html`, where plotly is installed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from barreleye.files import write_file
-from barreleye.reports.page import Sample, Section, page
+from barreleye.reports.page import Sample, Section, Table, page
 from barreleye.run import Run
 
 SCORED = {
@@ -63,12 +64,49 @@ def write_learning_report(run: Run) -> Path | None:
     figure.update_xaxes(title_text="step", row=3, col=1)
     figure.update_layout(hovermode="x unified", height=800, legend=dict(orientation="h", y=1.02, yanchor="bottom"))
     sections = [Section("Loss, gradient and rate", figures=[figure])]
+    if findings := [line["finding"] for line in lines if "finding" in line]:
+        table = Table(("seen", "evidence", "try"), [(f["name"], f["evidence"], f["advice"]) for f in findings])
+        sections.append(Section("What the doctor found", tables=[table]))
+    if probes := {line["step"]: line["probe"] for line in lines if "probe" in line}:
+        words = ["On a fixed batch of training, without dropout; docs/run-folder.md says what each figure is."]
+        sections.append(Section("Inside", words, figures=[_inside(probes)]))
     if samples := _samples(lines):
         sections.append(Section("What it said on the way", samples=samples))
     file = run.path / "reports" / "learning.html"
     file.parent.mkdir(exist_ok=True)
     write_file(file, page(f"How {run.name} learned", _summary(run, lines), sections).encode())
     return file
+
+
+def _inside(probes: dict[int, dict[str, Any]]) -> Any:
+    """What the probe saw, a panel each: gradients, updates, size of the residual stream, attention, dead units."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    panels: dict[str, Callable[[dict[str, Any]], dict[str, float | None]]] = {
+        "gradient norm": lambda probe: probe["gradient_norm"],
+        "update / weight": lambda probe: probe.get("update_ratio", {}),
+        "std of the residual stream": lambda probe: {
+            at: found["std"] for at, found in probe["activations"].items() if "resid" in at
+        },
+        "entropy of attention, of the most": lambda probe: {
+            f"{at} head {h}": entropy
+            for at, heads in probe["attention_entropy"].items()
+            for h, entropy in enumerate(heads)
+        },
+        "dead units": lambda probe: probe["dead"],
+    }
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.03)
+    for row, (title, values_of) in enumerate(panels.items(), 1):
+        values = {step: values_of(probe) for step, probe in probes.items()}
+        for name in dict.fromkeys(name for found in values.values() for name in found):
+            steps = [step for step, found in values.items() if name in found]
+            line = go.Scatter(x=steps, y=[values[step][name] for step in steps], name=name, showlegend=False)
+            figure.add_trace(line, row, 1)
+        figure.update_yaxes(title_text=title, type="log" if row < 3 else "linear", row=row, col=1)
+    figure.update_xaxes(title_text="step", row=len(panels), col=1)
+    figure.update_layout(height=240 * len(panels), hovermode="closest")
+    return figure
 
 
 def _summary(run: Run, lines: list[dict[str, Any]]) -> list[str]:
