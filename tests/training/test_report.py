@@ -12,7 +12,7 @@ from barreleye.training.report import smoothed, write_learning_report
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "sea.txt"
-    text.write_text("the fish swam up\nthe fish swam down\n" * 30)
+    text.write_text("".join(f"{n} fish swam {n * n} times up and {n * n * n} times down\n" for n in range(10, 40)))
     return grow(
         text=text, out=folder / "<b>sea", n_layers=1, n_heads=2, d_model=16, d_ff=32, context_length=16,
         batch_tokens=64, steps=5, eval_every=2, quiet=True, device="cpu",

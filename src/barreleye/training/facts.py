@@ -33,7 +33,7 @@ def data_facts(batches: ChatBatches | TextBatches, corpus: Corpus, tokenizer: To
     """
     tokens_N, targets_N = _pairs(batches)
     facts: Facts = {}
-    if len(targets_N) >= FEWEST_PAIRS:
+    if min(len(targets_N), len(batches.tokens)) >= FEWEST_PAIRS:  # reading them again does not make more of them
         facts["unigram"], facts["bigram"] = entropies(tokens_N, targets_N, tokenizer.vocab_size)
     facts["copied"] = float((tokens_N == targets_N).mean())
     facts["unused"] = unused(batches.tokens[:MOST_TOKENS], tokenizer)

@@ -29,6 +29,7 @@ from barreleye.training.held_out import HeldOut, byte_lengths, held_out_loss
 from barreleye.training.loop import Step
 from barreleye.training.probe import Probe, update_ratios
 
+LONG = 64  # looks, after which the doctor is asked only once in as many
 SAMPLES = 3
 SAMPLE_LENGTH = 48
 SAMPLE_CHARACTERS = 200
@@ -121,10 +122,12 @@ class Recorder:
         model = step.learner.model
         if is_due(step.step, self.config):
             values = self.probe(model)
-            if self.before:
+            if self.before and step.step:  # resumed at step 0, where none had been made
                 values["update_ratio"] = update_ratios(self.before, model)
             self.record(step=step.step, probe=values)
-            self.consult(step.step)
+            rarely = LONG * self.config.record_every  # reading a long record each time would take longer and longer
+            if step.step <= rarely or step.step % rarely == 0 or step.step == self.config.steps:
+                self.consult(step.step)
         next_one = is_due(step.step + 1, self.config)
         self.before = {name: p.detach().clone() for name, p in model.named_parameters()} if next_one else {}
 
