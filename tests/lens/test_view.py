@@ -117,6 +117,8 @@ def test_the_gradient_of_a_heads_result_is_that_of_the_sum() -> None:
     view = look(subject(), TEXT)
     of_result, of_sum = view["blocks.0.attn.hook_result_grad"], view["blocks.0.hook_attn_out_grad"]
     assert of_result.shape == (len(TEXT), 4, 32) and torch.equal(of_result[:, 2], of_sum)
+    per_head = view["blocks.*.attn.hook_z_grad[head=1]"]
+    assert torch.equal(per_head[1], view["blocks.1.attn.hook_z_grad"][:, 1])
     of_logit = view.gradient("blocks.1.hook_resid_post", "c")
     assert not of_logit[:-1].any() and of_logit[-1].any()  # nothing comes after it but the head
 
@@ -179,7 +181,7 @@ def test_a_chat_is_read_as_a_chat_reads_it() -> None:
     prompt = encode_chat(asked, BPE, add_generation_prompt=True)[0]
     assert look(chatty(), "What is water?").ids == prompt
     assert look(chatty(), asked).ids == prompt
-    assert look(chatty(), prompt).ids == prompt
+    assert look(chatty(), prompt).ids == look(chatty(), torch.tensor(prompt)).ids == prompt
     assert look(chatty(), "What is water?", chat=False).ids == BPE.encode("What is water?")
     answered = [*asked, Message("assistant", "hello")]
     assert look(chatty(), answered).ids == encode_chat(answered, BPE)[0]

@@ -18,8 +18,8 @@ MEANINGS = {
     "induction": "looks at what followed this token the last time, and so continues what was said before",
     "duplicate token": "looks at earlier places of the same token",
     "first token": "rests on the first token, which is doing nothing: a sink",
-    "positional": "looks by distance or place alone, whatever the tokens are",
-    "mixed": "none of these; look at its pattern",
+    "positional": "looks by distance or place alone, or everywhere alike, whatever the tokens are",
+    "mixed": "none of these; see its pattern",
 }
 """Kind of head -> what it does (Elhage et al. 2021; Olsson et al. 2022; sinks: Xiao et al. 2023)."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.tokenizer import Tokenizer
@@ -62,13 +62,13 @@ def encode(subject: Subject, text: Text, chat: bool | None = None) -> list[int]:
         text = [Message("user", text)]
     if isinstance(text, str):
         ids = tokenizer.encode(text)
-    elif text and isinstance(text[0], Message):
-        turns = [message for message in text if isinstance(message, Message)]
+    elif len(text) and isinstance(text[0], Message):
+        turns = list(cast(Sequence[Message], text))
         if subject.system and turns[0].role != "system":
             turns.insert(0, Message("system", subject.system))
         ids, _ = encode_chat(turns, tokenizer, add_generation_prompt=turns[-1].role != "assistant")
     else:
-        ids = [token for token in text if isinstance(token, int)]
+        ids = [int(token) for token in cast(Sequence[int], text)]
     if not ids:
         raise ValueError("there is nothing to look at: the text is empty")
     if len(ids) > config.context_length:
