@@ -4,14 +4,16 @@
 
 Same conversations, split, tokenizer and number of parameters as the default fish. --single keeps the conversations of
 one exchange, where padding costs little. The recipe computes in float32 on rows padded to the longest of their batch.
-The recording takes each batch in four pieces, rows of equal length together, and bfloat16 where the CPU has it: the
-same sums over the same tokens, rounded otherwise, in a fifth of the time.
+The recording takes each batch in four pieces, rows of equal length together, each on a core of its own, and bfloat16
+where the CPU has it: the same sums over the same tokens, rounded otherwise, in a fraction of the time.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -27,9 +29,11 @@ from barreleye.config import DataConfig
 from barreleye.data.batches import IGNORE, ChatBatches, HeldOutBatch
 from barreleye.data.corpus import Corpus, prepare
 from barreleye.data.tokenizer import Tokenizer
-from barreleye.training.device import resolve
+from barreleye.training import loop
+from barreleye.training.device import autocast, resolve
 from barreleye.training.held_out import byte_lengths, held_out_loss
-from barreleye.training.loop import Step
+from barreleye.training.loop import Batches, Learner, Step
+from barreleye.training.loss import summed_cross_entropy
 from barreleye.training.material import HELD_OUT_BATCH_TOKENS, learn_tokenizer
 
 SHAPE = ModelConfig(n_layers=6, n_heads=6, d_model=384, d_ff=768, activation="relu", dropout=0.1)
@@ -131,9 +135,34 @@ def quick_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """Dropout with four 16-bit random numbers from each draw of 64: torch draws one by one, a fifth of a step."""
     if not training or p == 0:
         return x
-    noise = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+    noise = drawn.random_(-(2**63), None, generator=worker.random).view(torch.int16)
     kept = noise[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
     return x * kept.to(x.dtype).mul_(1 / (1 - p))
+
+
+worker = threading.local()  # its random numbers, for dropout
+
+
+def accumulate_on_cores(learner: Learner, batches: Batches, config: TrainConfig) -> tuple[float, int, int]:
+    """The loop's sum over the pieces of a step, each piece on one core, where no operation waits for another core."""
+    parameters = list(learner.model.parameters())
+
+    def one(n: int, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+        torch.set_num_threads(1)
+        worker.random = torch.Generator().manual_seed(n)
+        with autocast(config):
+            loss = summed_cross_entropy(learner.model(tokens_BT), targets_BT)
+        return loss.item(), torch.autograd.grad(loss, parameters)
+
+    numbers = range(learner.step * config.accumulate, (learner.step + 1) * config.accumulate)
+    tokens, targets = zip(*map(batches, numbers), strict=True)
+    with ThreadPoolExecutor(config.threads) as cores:
+        losses, gradients = zip(*cores.map(one, numbers, tokens, targets), strict=True)
+    for parameter, *pieces in zip(parameters, *gradients, strict=True):
+        parameter.grad = torch.stack(pieces).sum(0)
+    learned = sum(int((targets_BT != IGNORE).sum()) for targets_BT in targets)
+    return sum(losses), learned, sum(tokens_BT.numel() for tokens_BT in tokens)
 
 
 def record(material: Material, threads: int) -> None:
@@ -148,6 +177,7 @@ def record(material: Material, threads: int) -> None:
                 kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
     torch.manual_seed(config.seed)
     torch.nn.functional.dropout = quick_dropout
+    loop.accumulate_gradients = accumulate_on_cores
 
     def on_step(step: Step) -> None:
         if step.step % LOOK_EVERY == 0 and step.step:
