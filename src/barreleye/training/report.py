@@ -13,6 +13,7 @@ SCORED = {
     "replies": ("held out, replies to unseen prompts", "#d55e00"),
 }
 """Part of the held-out side -> its name and colour (Okabe and Ito 2008: told apart by the colour-blind too)."""
+LOG_AXIS = dict(type="log", exponentformat="power", nticks=3)
 BY_DEPTH = ["#2a8fc7", "#cc79a7", "#d55e00"]  # from the first block to the last
 
 
@@ -55,7 +56,7 @@ def write_learning_report(run: Run) -> Path | None:
         y = [line[key] for line in steps]
         figure.add_trace(go.Scatter(x=x, y=y, name=name, line_color=color, showlegend=False), row, 1)
     figure.update_yaxes(title_text="loss, nats per token", row=1, col=1)
-    figure.update_yaxes(title_text="gradient norm", type="log", exponentformat="power", row=2, col=1)
+    figure.update_yaxes(title_text="gradient norm", **LOG_AXIS, row=2, col=1)
     figure.update_yaxes(title_text="rate / peak", row=3, col=1)
     figure.update_xaxes(title_text="step", row=3, col=1)
     figure.update_layout(hovermode="x unified", height=800)
@@ -67,7 +68,7 @@ def write_learning_report(run: Run) -> Path | None:
     if probes := {line["step"]: line["probe"] for line in lines if "probe" in line}:
         words = [
             "On a fixed batch of training, without dropout; docs/run-folder.md says what each figure is. Blue is the "
-            "first block, red the last; dotted lines are feed-forward layers. A click on a block hides it."
+            "first block, orange the last; dotted lines are feed-forward layers. A click on a block hides it."
         ]
         sections.append(Section("Inside", words, figures=[_inside(probes)]))
     if samples := _samples(lines):
@@ -113,7 +114,7 @@ def _inside(probes: dict[int, dict[str, Any]]) -> Any:
             line.update(line_color=color_of[group], line_dash="dot" if ".mlp" in name else None, showlegend=False)
             figure.add_trace(line, row, 1)
         if row < 3:
-            figure.update_yaxes(type="log", exponentformat="power", row=row, col=1)
+            figure.update_yaxes(**LOG_AXIS, row=row, col=1)
     figure.update_xaxes(title_text="step", row=len(panels), col=1)
     figure.update_annotations(font_size=12)
     figure.update_layout(height=240 * len(panels), hovermode="closest")
