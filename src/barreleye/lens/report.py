@@ -120,6 +120,7 @@ def ablation_sections(found: Ablation, drawn: bool) -> list[Section]:
     if drawn:
         from barreleye.lens import figures
 
+        words.append("The figure's colours go as far as the heads do; a feed-forward layer worth more is as full.")
         drawings.append(figures.ablation_figure(found))
     return [Section("What each part is worth", words, [Table(("without", "loss"), rows, ("loss",))], drawings)]
 
