@@ -375,12 +375,14 @@ def test_a_look_inside_is_printed_and_written(barreleye, run):
     page = (barreleye.run(run).path / "reports" / "look.html").read_text()
     for shown in ("nats per token", "surprise", "previous token", "0.1", "blocks.0.head."):
         assert shown in printed and shown in page
-    assert "look.html" in printed and "Logit lens" in page
+    assert "look.html" in printed and "Logit lens, through time" in page and "When it learned" in page
     said = "<|im_start|>" in printed
     assert said == (run == "pip")  # a model of chats is asked as it would be in one
     assert "<|im_start|>" not in barreleye(f"look {run} --as-text", "10 fish")
     deaf = barreleye(f"look {run} --without blocks.0.attn.hook_z[head=1]", "10 fish")
     assert "edits" in deaf and deaf != printed
+    now = (barreleye.run(run).path / "reports" / "look.html").read_text()
+    assert now.split("addFrames")[-1] != page.split("addFrames")[-1]  # it was deaf at all times
 
 
 @pytest.mark.parametrize("run", ["fish", "pip"])

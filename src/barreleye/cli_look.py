@@ -1,5 +1,6 @@
 """The verbs that look inside: look, ablate."""
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -22,17 +23,18 @@ def look(
     from barreleye.lens import report
     from barreleye.lens.attention import classify_heads
     from barreleye.lens.edits import edit, zero
+    from barreleye.lens.timeline import timeline
     from barreleye.lens.view import look as look_at
     from barreleye.run import Run
 
     opened, chat = Run(run), False if as_text else None
-    if without:
-        view = edit(opened, text, dict.fromkeys(without, zero), step, chat=chat)
-    else:
-        view = look_at(opened, text, step, chat=chat)
+    see = partial(edit, edits=dict.fromkeys(without, zero)) if without else look_at
+    view = see(opened, text, step=step, chat=chat)
     kinds = classify_heads(opened, step)
-    drawn = find_spec("plotly") is not None
-    _show(opened, "look", "A look inside", report.look_summary(view), report.look_sections(view, kinds, drawn))
+    drawn, past = find_spec("plotly") is not None, {}
+    if drawn and opened.snapshots():
+        past = timeline(opened, lambda model: report.moment(see((model, view.tokenizer), view.ids), view))
+    _show(opened, "look", "A look inside", report.look_summary(view), report.look_sections(view, kinds, drawn, past))
 
 
 def ablate(
