@@ -22,17 +22,16 @@ def look(
     from barreleye.lens import report
     from barreleye.lens.attention import classify_heads
     from barreleye.lens.edits import edit, zero
-    from barreleye.lens.view import look as look_at
     from barreleye.run import Run
 
-    opened, chat = Run(run), False if as_text else None
-    if without:
-        view = edit(opened, text, dict.fromkeys(without, zero), step, chat=chat)
-    else:
-        view = look_at(opened, text, step, chat=chat)
-    kinds = classify_heads(opened, step)
+    opened, edits = Run(run), dict.fromkeys(without or (), zero)
+    view = edit(opened, text, edits, step, chat=False if as_text else None)
+    kinds = classify_heads(opened, step, edits=edits)
+    when = "as last saved" if step is None else f"at step {step}"
+    asked = f"Asked {text!r}, {when}{', without ' * bool(edits)}{', '.join(edits)}."
     drawn = find_spec("plotly") is not None
-    _show(opened, "look", "A look inside", report.look_summary(view), report.look_sections(view, kinds, drawn))
+    summary = [asked, *report.look_summary(view)]
+    _show(opened, "look", "A look inside", summary, report.look_sections(view, kinds, drawn))
 
 
 def ablate(
