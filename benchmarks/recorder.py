@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from barreleye import PRESETS, Run, grow
-from barreleye.lens.timeline import timeline
+from barreleye import PRESETS, Run, grow, timeline
 from barreleye.training import grow as grow_module
 from barreleye.training.loop import Step
 from barreleye.training.recorder import Recorder, is_due, snapshot_steps
@@ -109,16 +108,10 @@ def report_disk(run: Run) -> None:
 
 
 def report_timeline(run: Run) -> None:
-    tokens_BT = torch.arange(PROMPT)[None] % run.config.model.vocab_size
-
-    def last_logits(model: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        with torch.inference_mode():
-            return model(tokens_BT)[0, -1]
-
-    took = []
+    ids, took = [i % run.config.model.vocab_size for i in range(PROMPT)], []
     for _ in range(3):
         began = time.perf_counter()
-        found = timeline(run, last_logits)
+        found = timeline(run, ids, lambda view: view.logits_TV[-1])
         took.append(time.perf_counter() - began)
     assert all(not torch.equal(found[a], found[b]) for a, b in pairwise(found))
     print(f"timeline of {len(found)} snapshots, {PROMPT} tokens: {min(took):.2f} s")

@@ -41,6 +41,8 @@ _HOMES = {
     "mean": "lens.edits",
     "replace": "lens.edits",
     "zero": "lens.edits",
+    "diff": "lens.timeline",
+    "timeline": "lens.timeline",
     "grow": "training.grow",
     "resume": "training.grow",
     "Step": "training.loop",

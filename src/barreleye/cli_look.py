@@ -1,6 +1,5 @@
 """The verbs that look inside: look, ablate."""
 
-from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -24,17 +23,18 @@ def look(
     from barreleye.lens.attention import classify_heads
     from barreleye.lens.edits import edit, zero
     from barreleye.lens.timeline import timeline
-    from barreleye.lens.view import look as look_at
     from barreleye.run import Run
 
-    opened, chat = Run(run), False if as_text else None
-    see = partial(edit, edits=dict.fromkeys(without, zero)) if without else look_at
-    view = see(opened, text, step=step, chat=chat)
-    kinds = classify_heads(opened, step)
+    opened, edits = Run(run), dict.fromkeys(without or (), zero)
+    view = edit(opened, text, edits, step, chat=False if as_text else None)
+    kinds = classify_heads(opened, step, edits=edits)
+    when = "as last saved" if step is None else f"at step {step}"
+    asked = f"Asked {text!r}, {when}{', without ' * bool(edits)}{', '.join(edits)}."
     drawn, past = find_spec("plotly") is not None, {}
     if drawn and opened.snapshots():
-        past = timeline(opened, lambda model: report.moment(see((model, view.tokenizer), view.ids), view))
-    _show(opened, "look", "A look inside", report.look_summary(view), report.look_sections(view, kinds, drawn, past))
+        past = timeline(opened, view.ids, lambda then: report.moment(then, view), edits)
+    summary = [asked, *report.look_summary(view)]
+    _show(opened, "look", "A look inside", summary, report.look_sections(view, kinds, drawn, past))
 
 
 def ablate(

@@ -87,14 +87,23 @@ class Run:
         """The weights of `load_model` by their names in it, in float32."""
         from barreleye.model.huggingface import from_huggingface
 
-        folder = self.path / "model" if step is None else self._snapshot(step)
-        theirs = read_tensors(folder / "model.safetensors")
+        file = self.weights_file(step)
+        if step is not None:
+            check_manifest(file.parent)
+        theirs = read_tensors(file)
         try:
             return from_huggingface({name: tensor.float() for name, tensor in theirs.items()}, self.config.model)
         except ValueError as error:
-            raise ValueError(
-                f"{folder / 'model.safetensors'}: {error}; put the config.toml back that it was trained with"
-            ) from None
+            raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
+
+    def weights_file(self, step: int | None = None) -> Path:
+        """Where they lie. Raises ValueError for a step that is none of `snapshots()`."""
+        if step is None:
+            return self.path / "model" / "model.safetensors"
+        if step not in self.snapshots():
+            kept = ", ".join(map(str, self.snapshots())) or "none"
+            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {kept}")
+        return self.path / "snapshots" / str(step) / "model.safetensors"
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
         """Put the weights into the Hugging Face model folder, in one rename."""
@@ -107,14 +116,6 @@ class Run:
     def save_snapshot(self, step: int, weights: "dict[str, Tensor]") -> None:
         """Keep the weights of `step` in float16, under the names of the model folder."""
         write_folder(self.path / "snapshots" / str(step), {"model.safetensors": self._safetensors(weights, "float16")})
-
-    def _snapshot(self, step: int) -> Path:
-        if step not in self.snapshots():
-            kept = ", ".join(map(str, self.snapshots())) or "none"
-            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {kept}")
-        folder = self.path / "snapshots" / str(step)
-        check_manifest(folder)
-        return folder
 
     def _safetensors(self, weights: "dict[str, Tensor]", dtype: str) -> bytes:
         import torch

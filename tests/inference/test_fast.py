@@ -241,7 +241,7 @@ def test_other_positions_and_other_models_are_found_out(monkeypatch: pytest.Monk
         FastDecoder(build(positions="rope"))
     model = build(positions="none")
     for block in model.blocks:  # queries and keys that grow, under the name of no positions
-        block.attn.rotate = lambda x_BTHD, start: x_BTHD * torch.arange(1, 1 + x_BTHD.shape[1])[:, None, None]
+        block.attn.rotate = lambda x_BTHD, start, *tap: x_BTHD * torch.arange(1, 1 + x_BTHD.shape[1])[:, None, None]
     with pytest.raises(ValueError, match="it gives other logits"):
         FastDecoder(model)
 

@@ -15,7 +15,7 @@ from barreleye.lens.attention import (
     repeated_tokens,
     rollout,
 )
-from barreleye.lens.edits import EditTap, replace
+from barreleye.lens.edits import edit, replace, zero
 from barreleye.lens.view import View, look
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,8 +29,7 @@ def looking_at(keys: dict[str, Tensor]) -> View:
     for head, at in enumerate(keys.values()):
         scores[head][at] = 30
     change = replace(scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf))
-    ids = look(who, TEXT).ids
-    return View(who, ids, tap=EditTap(who.model, {"blocks.0.attn.hook_attn_scores": change}))
+    return edit(who, TEXT, {"blocks.0.attn.hook_attn_scores": change})
 
 
 def edges(*pairs: tuple[int, int]) -> Tensor:
@@ -55,7 +54,7 @@ def test_each_kind_of_head_is_known_by_where_it_looks() -> None:
     assert found.scores["induction"][0, 2] == pytest.approx(0, abs=1e-4)
     # The one at 3 looks at 0, the one at 6 at 0 and 3, and those that were told nothing look everywhere.
     assert found.scores["first token"][0, 2] == pytest.approx((1 + 1 / 2 + sum(1 / n for n in (2, 3, 5, 6, 10))) / 9)
-    assert repr(found).count("\n") == 7 and "0.1 induction" in repr(found)
+    assert repr(found).count("\n") == 7 and "blocks.0.attn.hook_z[head=1] induction" in repr(found)
 
 
 def test_a_small_score_is_mixed_and_a_fixed_pattern_positional() -> None:
@@ -74,6 +73,16 @@ def test_classification_is_of_random_repetitions_and_position_is_what_rows_share
     pattern = attention_patterns(who.model, ids)
     total = sum(1 - (pattern[1, a, 2, 1:] - pattern[1, a + 1, 2, 1:]).abs().sum(-1).mean() / 2 for a in range(7))
     assert found.scores["positional"][1, 2] == pytest.approx(float(total) / 7, abs=1e-4)
+
+
+def test_heads_are_classified_under_edits() -> None:
+    who = subject()
+    plain = classify_heads(who)
+    deaf = classify_heads(who, edits={"blocks.0.hook_attn_out": zero})
+    assert torch.equal(deaf.scores["induction"][0], plain.scores["induction"][0])  # which reads nothing of what was cut
+    assert not torch.allclose(deaf.scores["induction"][1], plain.scores["induction"][1], atol=1e-3)
+    blind = classify_heads(who, edits={"blocks.1.attn.hook_pattern[head=2]": zero})
+    assert not any(score[1, 2] for score in blind.scores.values())
 
 
 def test_rows_repeat_with_periods_of_their_own_and_without_special_tokens() -> None:

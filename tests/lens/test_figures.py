@@ -10,7 +10,7 @@ from barreleye.lens.attention import classify_heads
 from barreleye.lens.attribution import attribute, logit_lens
 from barreleye.lens.gradients import gradient_x_input
 from barreleye.lens.sweeps import ablate, patch_grid
-from barreleye.lens.timeline import Change
+from barreleye.lens.timeline import Difference
 from barreleye.lens.view import look
 from barreleye.lens.weights import pca
 
@@ -87,7 +87,11 @@ def test_a_timeline_is_a_line_for_each_name() -> None:
 
 
 def test_what_changed_most_is_on_top() -> None:
-    changes = [Change("embed.weight", 1.5, 1, 2), Change("blocks.0.attn.q.weight", 0.5, 1, 1), Change("x", 0, 1, 1)]
+    changes = [
+        Difference("embed.weight", 1.5, 1, 2),
+        Difference("blocks.0.attn.q.weight", 0.5, 1, 1),
+        Difference("x", 0, 1, 1),
+    ]
     bars = figures.diff_figure(changes, k=2).data[0]
     assert bars.y == ("blocks.0.attn.q.weight", "embed.weight") and bars.x == (0.5, 1.5)
 
@@ -97,10 +101,15 @@ def test_the_report_says_it_in_words_and_tables(variant: dict[str, object]) -> N
     who = subject(**variant)
     view = look(who, TEXT)
     sections = report.look_sections(view, classify_heads(who), drawn=True)
-    assert [len(section.figures) for section in sections] == [1, 1, 2, 1]
+    assert [len(section.figures) for section in sections] == [1, 1, 1, 1, 1]
+    assert not any(section.tables for section in sections[3:])  # which a terminal leaves out with their words
     tokens, heads, parts = (section.tables[0] for section in sections[:3])
     assert [row[1] for row in tokens.rows] == list(TEXT) and tokens.rows[0][2] == ""
-    assert [row[0] for row in heads.rows] == [f"{layer}.{head}" for layer in (0, 1) for head in range(4)]
+    assert [row[0] for row in heads.rows] == [
+        f"blocks.{i}.attn.hook_z[head={head}]" for i in (0, 1) for head in range(4)
+    ]
+    listed_all = len(attribute(view, 0).names) == len(parts.rows)
+    assert ("largest are listed" in sections[2].words[0]) != listed_all
     largest = attribute(view, int(view.logits_TV[-1].argmax())).largest(1)[0]
     assert (parts.rows[0][0], float(parts.rows[0][1])) == (largest[0], pytest.approx(largest[1], abs=1e-3))
     assert "nats per token on 10 tokens" in report.look_summary(view)[0]

@@ -51,6 +51,22 @@ def test_integrated_gradients_sum_to_what_the_prompt_adds(variant: dict[str, Any
     assert found.gap == pytest.approx(rise - float(found.scores_T.sum()), abs=1e-4)
 
 
+def test_saliency_of_a_logit_difference_is_the_difference() -> None:
+    view = look(subject(), TEXT)
+    for saliency in (gradient_x_input, integrated_gradients):
+        one, other, both = saliency(view, "c", position=6), saliency(view, "d", position=6), saliency(view, "c", "d", 6)
+        torch.testing.assert_close(both.scores_T, one.scores_T - other.scores_T, atol=1e-4, rtol=1e-3)
+        assert both.of == "logit of 'c' minus 'd' after 'a' (position 6)"
+
+
+def test_what_cannot_be_integrated_is_refused() -> None:
+    view = look(subject(), TEXT)
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        integrated_gradients(view, "c", steps=0)
+    with pytest.raises(ValueError, match="there is no position 10; there are 0 to 9"):
+        integrated_gradients(view, "c", position=10)
+
+
 def test_saliency_is_of_the_edited_pass() -> None:
     who = subject()
     deaf = {"blocks.*.hook_attn_out": zero}

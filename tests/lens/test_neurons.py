@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,25 @@ def test_top_activations_of_a_run_are_kept(run: Run, monkeypatch: pytest.MonkeyP
     read = best.before + best.token.replace("␣", " ").replace("↵", "\n")
     text = run.corpus().train
     assert isinstance(text, str) and len(read) > 1 and read in text
-    file = run.path / "cache" / f"neurons-2-{neurons_module.TOKENS}.safetensors"
-    assert file.exists()
-    monkeypatch.setattr(neurons_module, "collect", None)  # not read a second time
-    assert top_activations(run, 1, 3, k=4) == found
-    assert len(top_activations(run, 0, 23)) == neurons_module.KEPT
+    with monkeypatch.context() as patched:
+        patched.setattr(neurons_module, "collect", None)  # not read a second time
+        assert top_activations(str(run.path), 1, 3, k=4) == found
+        assert len(top_activations(run, 0, 23)) == neurons_module.KEPT
+    weights = run.load_model().state_dict()
+    weights["blocks.1.mlp.up.bias"] += 1
+    run.save_model(weights)  # other weights of the same step
+    assert top_activations(run, 1, 3, k=4) != found
+
+
+def test_prompts_wake_neurons_too(tmp_path: Path) -> None:
+    """Where only replies are learned, what the person said has no target, and is read all the same."""
+    turns = [[("user", f"what of {n}?"), ("assistant", f"{n} fish")] for n in range(40)]
+    chats = [{"messages": [{"role": role, "content": content} for role, content in chat]} for chat in turns]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    shape = GROWN | dict(context_length=32, vocab=300, loss_on="replies")
+    run = grow(chats=str(tmp_path / "chats.jsonl"), out=tmp_path / "run", **shape)
+    woken = {each.token for neuron in range(24) for each in top_activations(run, 0, neuron)}
+    assert "?" in woken
 
 
 def test_only_as_many_tokens_as_told_are_read(run: Run) -> None:
@@ -76,6 +91,11 @@ def test_only_as_many_tokens_as_told_are_read(run: Run) -> None:
 def test_a_neuron_that_is_not_there_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="no neuron 24; there are 0 to 23"):
         top_activations(run, 0, 24)
+    for k in (0, 13):
+        with pytest.raises(ValueError, match=f"k must be 1 to 12, which are kept of each neuron, not {k}"):
+            top_activations(run, 0, 0, k=k)
+    with pytest.raises(ValueError, match="only a run has text that it learned from"):
+        top_activations(subject(), 0, 0)
     with pytest.raises(ValueError, match="no layer 2"):
         top_activations(run, 2, 0)
     with pytest.raises(ValueError, match="no feed-forward layers"):
@@ -121,3 +141,5 @@ def test_a_step_is_looked_back_at(run: Run) -> None:
     assert look(run, "the fish").top(k=1)[0][1] > 1 / run.tokenizer.vocab_size
     with pytest.raises(ValueError, match="no snapshot of step 7"):
         look(run, "the fish", step=7)
+    run.save_snapshot(1, weights)  # by a training that was resumed from before it
+    assert look(run, "the fish", step=1).top(k=1)[0][1] > 1 / run.tokenizer.vocab_size

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +11,13 @@ from barreleye.config import ModelConfig
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Message, encode_chat
 from barreleye.data.tokenizer import learn_bpe
 from barreleye.lens import view as view_module
+from barreleye.lens.edits import edit, zero
 from barreleye.lens.subject import Subject
 from barreleye.lens.view import look, shapes_of
 from barreleye.model.transformer import Transformer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from subjects import EVERY_VARIANT, LETTERS, PRESETS, TEXT, subject
+from subjects import EVERY_VARIANT, LETTERS, MODERN, PRESETS, TEXT, subject
 
 
 @EVERY_VARIANT
@@ -28,8 +30,9 @@ def test_recording_changes_no_bit_of_an_explicit_pass_and_little_of_the_fused_on
         torch.testing.assert_close(view.logits_TV, who.model(ids)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_recording_changes_little_of_the_fused_kernel() -> None:
-    who = subject(context_length=300)
+@pytest.mark.parametrize("variant", [{}, MODERN, dict(qk_norm=True), dict(d_ff=0)], ids=str)
+def test_recording_changes_little_of_the_fused_kernel(variant: dict[str, Any]) -> None:
+    who = subject(context_length=300, **variant)
     text = "abcdefghijklmnopq" * 17
     with torch.no_grad():
         fused = who.model(torch.tensor([LETTERS.encode(text)]))[0]
@@ -78,11 +81,41 @@ def test_addresses_slices_and_patterns() -> None:
         ("blocks.1.attn.hook_z[3", "is no address"),
         ("blocks.1.*", "different shapes"),
         ("blocks.0.hook_patern_grad", "there is no activation"),
+        ("blocks.1.attn.hook_z[head=2:9]", "head 0 to 3, not 2:9"),
+        ("blocks.1.attn.hook_z[position=99]", "position 0 to 9, not 99"),
+        ("blocks.1.attn.hook_z[position=-11:]", "position 0 to 9, not -11:"),
+        ("blocks.1.attn.hook_z[position=-3:-5]", "position 0 to 9, not -3:-5"),
+        ("blocks.1.attn.hook_*[head=0, query=3]", "blocks.1.attn.hook_q has no axis 'query'"),
+        (3, "3 is no address"),
     ],
 )
-def test_a_wrong_address_is_refused_with_a_suggestion(address: str, says: str) -> None:
+def test_a_wrong_address_is_refused_with_a_suggestion(address: Any, says: str) -> None:
+    view = look(subject(), TEXT)
     with pytest.raises(ValueError, match=says):
-        look(subject(), TEXT)[address]
+        view[address]
+    if not str(address).endswith("_grad"):
+        with pytest.raises(ValueError, match=says):
+            view.gradient(address, "c")
+
+
+def test_what_is_given_out_is_no_part_of_the_model() -> None:
+    for positions in ("learned", "sinusoidal"):
+        who = subject(positions=positions)
+        view = look(who, TEXT)
+        before, places = view.logits_TV, view["hook_pos_embed"]
+        assert not places.requires_grad
+        places.zero_()
+        assert torch.equal(look(who, TEXT).logits_TV, before)
+        assert not look(who, TEXT, names="hook_embed")["hook_pos_embed"].requires_grad
+
+
+def test_names_to_hold_are_checked_and_a_heads_result_is_its_z() -> None:
+    who = subject()
+    for names in ("blocks.*.attn.hook_patern", ["hook_embed", "hook_pos"], "blocks.0.attn.hook_z[head=1]"):
+        with pytest.raises(ValueError, match=r"there is no activation .*did you mean"):
+            look(who, TEXT, names=names)
+    assert set(look(who, TEXT, names="blocks.1.attn.hook_result")._kept) == {"blocks.1.attn.hook_z"}
+    assert not look(who, TEXT, names=[])._kept
 
 
 @EVERY_VARIANT
@@ -121,6 +154,16 @@ def test_the_gradient_of_a_heads_result_is_that_of_the_sum() -> None:
     assert torch.equal(per_head[1], view["blocks.1.attn.hook_z_grad"][:, 1])
     of_logit = view.gradient("blocks.1.hook_resid_post", "c")
     assert not of_logit[:-1].any() and of_logit[-1].any()  # nothing comes after it but the head
+    assert torch.equal(view.gradient("blocks.1.hook_resid_post[position=-1]", "c"), of_logit[-1])
+    assert torch.equal(view.gradient("blocks.*.hook_resid_post", "c")[1], of_logit)
+    less = of_logit - view.gradient("blocks.1.hook_resid_post", "d")
+    torch.testing.assert_close(view.gradient("blocks.1.hook_resid_post", "c", "d"), less, atol=1e-5, rtol=1e-4)
+
+
+def test_what_no_longer_reaches_the_loss_has_no_gradient() -> None:
+    view = edit(subject(), TEXT, {"blocks.0.hook_attn_out": zero})
+    assert not view["blocks.0.attn.hook_result_grad"].any() and view["blocks.1.attn.hook_result_grad"].any()
+    assert view["blocks.0.hook_attn_out_grad"].any()  # of what the model went on with
 
 
 def test_loss_surprise_entropy_and_the_likeliest() -> None:
@@ -135,6 +178,26 @@ def test_loss_surprise_entropy_and_the_likeliest() -> None:
     best = int(probs[2].argmax())
     assert view.top(2, k=1) == [(LETTERS.token_text(best), pytest.approx(float(probs[2, best]), rel=1e-4))]
     assert len(view.top(k=999)) == 17
+    with pytest.raises(ValueError, match="k must be at least 1, not -1"):
+        view.top(k=-1)
+    for position in (99, -11):
+        with pytest.raises(ValueError, match=f"there is no position {position}; there are 0 to 9"):
+            view.top(position)
+
+
+def test_a_token_that_cannot_come_adds_no_entropy() -> None:
+    bias = torch.zeros(17)
+    bias[3] = math.inf
+    probs = (torch.zeros(17) - bias).softmax(-1)
+    assert float(view_module.entropy(probs)) == pytest.approx(4, rel=1e-5)  # bits: sixteen others alike
+
+
+def test_a_token_may_be_any_whole_number() -> None:
+    view = look(subject(), TEXT)
+    for two in (np.int64(2), torch.tensor(2)):
+        assert torch.equal(view.gradient("hook_embed", two), view.gradient("hook_embed", "c"))
+    with pytest.raises(ValueError, match=r"token ids, not \[1.5\]"):
+        view.target(1.5)  # type: ignore[arg-type]
 
 
 def test_a_view_shows_itself() -> None:
@@ -185,6 +248,8 @@ def test_a_chat_is_read_as_a_chat_reads_it() -> None:
     assert look(chatty(), "What is water?", chat=False).ids == BPE.encode("What is water?")
     answered = [*asked, Message("assistant", "hello")]
     assert look(chatty(), answered).ids == encode_chat(answered, BPE)[0]
+    told = [{"role": turn.role, "content": turn.content} for turn in answered]
+    assert look(chatty(), told).ids == look(chatty(), answered).ids
     as_fish = encode_chat([Message("system", "fish"), *asked], BPE, add_generation_prompt=True)[0]
     assert look(chatty("fish"), "What is water?").ids == as_fish
 
@@ -196,11 +261,25 @@ def test_a_chat_is_read_as_a_chat_reads_it() -> None:
         ("a" * 25, "25 tokens, and the model sees 24"),
         ("ab!", "has not seen '!'"),
         ([0, 17], "token ids must be 0 to 16, not 0 to 17"),
+        ([], "the text is empty"),
+        (None, "a text, turns with role and content, or token ids, not None"),
+        (["hi"], r"or token ids, not \['hi'\]"),
+        ([1.7], r"or token ids, not \[1.7\]"),
+        ([{"role": "user"}], r"turns with role and content"),
+        ([[1, 2], [3, 4]], "or token ids, not"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         look(subject(), text)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_saying_nothing_in_a_chat_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="the text is empty"):
+        look(chatty(), text)
+    with pytest.raises(ValueError, match="role 'robot'"):
+        look(chatty(), [{"role": "robot", "content": "beep"}])
 
 
 def test_only_a_run_has_steps() -> None:

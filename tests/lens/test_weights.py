@@ -47,15 +47,33 @@ def test_pca_finds_the_axes_of_a_flat_cloud() -> None:
 def test_spectra_are_of_every_matrix() -> None:
     who = subject(tie_embeddings=False)
     found = {each.name: each for each in spectra(who)}
-    assert set(found) == {name for name, p in who.model.named_parameters() if p.ndim == 2}
+    others = {name for name, p in who.model.named_parameters() if p.ndim == 2 and not name.endswith("qkv.weight")}
+    assert set(found) == others | {f"blocks.{layer}.attn.W_{each}" for layer in (0, 1) for each in "QKV"}
     one = found["blocks.0.attn.out.weight"]
     assert one.norm == pytest.approx(float(one.values.square().sum().sqrt()), rel=1e-4)
     with torch.no_grad():
         who.model.blocks[0].attn.out.weight.copy_(torch.eye(32))
         who.model.blocks[1].attn.out.weight.copy_(torch.ones(32, 32))
+        who.model.blocks[0].mlp.down.weight.zero_()  # as every fresh block begins
     found = {each.name: each for each in spectra(who)}
     assert found["blocks.0.attn.out.weight"].rank == pytest.approx(32, rel=1e-4)
     assert found["blocks.1.attn.out.weight"].rank == pytest.approx(1, rel=1e-2)
+    assert found["blocks.0.mlp.down.weight"].rank == 0 == found["blocks.0.mlp.down.weight"].norm
+
+
+@PRESETS
+def test_queries_keys_and_values_have_spectra_of_their_own(variant: dict[str, Any]) -> None:
+    who = subject(**variant)
+    attn = who.model.blocks[1].attn
+    with torch.no_grad():
+        attn.qkv.weight[:32] = 0
+        attn.qkv.weight[-1] = 100
+    q, k, v = ({each.name: each for each in spectra(who)}[f"blocks.1.attn.W_{each}"] for each in "QKV")
+    assert q.shape == (32, 32) and k.shape == v.shape == (attn.kv_heads * 8, 32)
+    assert q.norm == 0 and k.norm == pytest.approx(
+        float(attn.qkv.weight.detach()[32 : 32 + len(k.values)].norm()), rel=1e-4
+    )
+    assert v.values[0] > 100 > k.values[0]
 
 
 @ALONE
@@ -68,6 +86,17 @@ def test_qk_of_the_first_layer_is_its_scores_without_positions(knobs: dict[str, 
     some = qk_circuit(who, 0, 3, ["a", 2])
     assert some.tokens == ["a", "c"]
     torch.testing.assert_close(some.map_NN, circuit.map_NN[[0, 2]][:, [0, 2]])
+
+
+def test_qk_with_rotary_positions_is_as_far_apart_as_told() -> None:
+    who = subject(**MODERN)
+    scores = look(who, "aabca")["blocks.0.attn.hook_attn_scores[head=3]"]
+    for distance, (query, key) in {0: (1, 1), 1: (1, 0), 3: (4, 1)}.items():
+        here = qk_circuit(who, 0, 3, ["a"], distance=distance).map_NN
+        assert float(here) == pytest.approx(float(scores[query, key]), rel=1e-4)
+    assert torch.equal(qk_circuit(subject(), 0, 3, distance=5).map_NN, qk_circuit(subject(), 0, 3).map_NN)
+    with pytest.raises(ValueError, match="no distance 24; there are 0 to 23"):
+        qk_circuit(who, 0, 3, distance=24)
 
 
 @ALONE
@@ -95,3 +124,6 @@ def test_a_layer_or_head_that_is_not_there_is_refused(variant: dict[str, Any], m
     with pytest.raises(ValueError, match="17 x 17 tokens is too large; choose some"):
         ov_circuit(who, 0, 0)
     assert ov_circuit(who, 0, 0, ["a"]).map_NN.shape == (1, 1)
+    for circuit in (qk_circuit, ov_circuit):
+        with pytest.raises(ValueError, match="the number of tokens must be at least 1, not 0"):
+            circuit(who, 0, 0, [])

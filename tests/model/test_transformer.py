@@ -88,6 +88,7 @@ def names_of(config: ModelConfig) -> set[str]:
     for layer in range(config.n_layers):
         parts = ["hook_resid_pre", "hook_resid_post", "hook_attn_out", "ln1.hook_scale", "ln1.hook_normalized"]
         parts += [f"attn.hook_{part}" for part in ("q", "k", "v", "z", "attn_scores", "pattern")]
+        parts += ["attn.hook_rot_q", "attn.hook_rot_k"] if config.positions == "rope" else []
         if config.d_ff:
             parts += ["hook_resid_mid", "hook_mlp_out", "ln2.hook_scale", "ln2.hook_normalized"]
             parts += ["mlp.hook_pre", "mlp.hook_post"]

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from barreleye.lens.address import head_address
+from barreleye.lens.edits import Edits, EditTap
 from barreleye.lens.subject import Who, subject_of
 from barreleye.lens.view import View, evaluating
+from barreleye.model.parts import Tap, no_tap
 from barreleye.model.transformer import Transformer
 
 MEANINGS = {
@@ -53,7 +56,7 @@ class HeadScores:
         for layer, row in enumerate(self.kinds):
             for head, kind in enumerate(row):
                 figures = ", ".join(f"{name} {score_LH[layer, head]:.2f}" for name, score_LH in self.scores.items())
-                lines.append(f"{layer}.{head} {kind:15} {figures}")
+                lines.append(f"{head_address(layer, head)} {kind:15} {figures}")
         return "\n".join(lines)
 
 
@@ -66,12 +69,15 @@ def head_scores(view: View) -> HeadScores:
     return HeadScores(_scores(pattern_LHQK[:, None], ids_BT))
 
 
-def classify_heads(who: Who, step: int | None = None, seed: int = 0) -> HeadScores:
+def classify_heads(who: Who, step: int | None = None, seed: int = 0, edits: Edits | None = None) -> HeadScores:
     """What each head does, on rows of random tokens that repeat with a period of their own: there nothing but the
-    repetition can be known (Olsson et al. 2022), and what looks alike in all rows is a matter of position."""
+    repetition can be known (Olsson et al. 2022), and what looks alike in all rows is a matter of position.
+
+    edits: under which the rows are read; positions are those of the rows.
+    """
     subject = subject_of(who, step)
     ids_BT = repeated_tokens(subject.model, ROWS, LENGTH, seed, without=subject.tokenizer.special_ids)
-    pattern_LBHQK = attention_patterns(subject.model, ids_BT)
+    pattern_LBHQK = attention_patterns(subject.model, ids_BT, EditTap(subject.model, edits or {}))
     # 1 - the total variation distance between what two rows attend to.
     same_LH = torch.minimum(pattern_LBHQK[:, 1:], pattern_LBHQK[:, :-1])[..., 1:, :].sum(-1).mean((1, 3))
     return HeadScores(_scores(pattern_LBHQK, ids_BT) | {"positional": same_LH})
@@ -96,17 +102,18 @@ def repeated_tokens(
     return torch.stack([row[torch.arange(length) % p] for row, p in zip(once_BT, periods, strict=True)]).to(device)
 
 
-def attention_patterns(model: Transformer, ids_BT: Tensor) -> Tensor:
+def attention_patterns(model: Transformer, ids_BT: Tensor, tap: Tap = no_tap) -> Tensor:
     """Of every layer, shape (L, B, H, Q, K)."""
     patterns = []
 
-    def tap(name: str, tensor: Tensor) -> Tensor:
+    def record(name: str, tensor: Tensor) -> Tensor:
+        tensor = tap(name, tensor)
         if name.endswith("hook_pattern"):
             patterns.append(tensor)
         return tensor
 
     with torch.no_grad(), evaluating(model):
-        model(ids_BT, tap=tap)
+        model(ids_BT, tap=record)
     return torch.stack(patterns)
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from barreleye.lens.subject import block_of, token_id
-from barreleye.lens.view import View
+from barreleye.config import did_you_mean
+from barreleye.lens.address import head_address
+from barreleye.lens.subject import block_of, check_positive
+from barreleye.lens.view import View, entropy
 from barreleye.model.parts import LayerNorm, RMSNorm
 from barreleye.model.transformer import Transformer
 
@@ -34,6 +36,7 @@ class LogitLens:
 def logit_lens(view: View, sublayers: bool = False, k: int = 5) -> LogitLens:
     """The stream before the first block and after each one (between attention and feed-forward too, if `sublayers`),
     read with the final norm, its scale computed anew at each place, and the output head (nostalgebraist 2020)."""
+    check_positive("k", k)
     layers = range(view.model.config.n_layers)
     names = ["blocks.0.hook_resid_pre"]
     for layer in layers:
@@ -48,8 +51,7 @@ def logit_lens(view: View, sublayers: bool = False, k: int = 5) -> LogitLens:
         top = log_probs_TV.topk(k)
         loss_T = -log_probs_TV.gather(1, next_T1)[:, 0]
         loss_T[-1] = math.nan
-        entropy_T = -(log_probs_TV.exp() * log_probs_TV).sum(-1) / math.log(2)
-        rows.append((top.indices, top.values.exp(), loss_T, entropy_T))
+        rows.append((top.indices, top.values.exp(), loss_T, entropy(log_probs_TV.exp())))
     return LogitLens(names, *(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -57,8 +59,8 @@ def logit_lens(view: View, sublayers: bool = False, k: int = 5) -> LogitLens:
 class Attribution:
     """What each part adds to a logit, or to a difference of two; they sum to `logit`.
 
-    names: embed, positions, blocks.N.head.M, blocks.N.mlp, biases; and under edits `edits`: what the parts cannot
-    account for. parts_N: what each adds. of: which logit, in words.
+    names: the address at which each part can be edited, as `blocks.0.attn.hook_z[head=1]`; `biases`, where there are
+    any; and under edits `edits`: what the parts cannot account for. parts_N: what each adds. of: which logit, in words.
     """
 
     of: str
@@ -67,6 +69,8 @@ class Attribution:
     logit: float
 
     def __getitem__(self, name: str) -> float:
+        if name not in self.names:
+            raise ValueError(f"there is no part {name!r}{did_you_mean(name, self.names)}")
         return float(self.parts_N[self.names.index(name)])
 
     def largest(self, k: int = 10) -> list[tuple[str, float]]:
@@ -75,7 +79,7 @@ class Attribution:
         return [(self.names[i], float(self.parts_N[i])) for i in order]
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.of}: {self.logit:+.3f}", *(f"  {n:18}{x:+.3f}" for n, x in self.largest())])
+        return "\n".join([f"{self.of}: {self.logit:+.3f}", *(f"  {n:30}{x:+.3f}" for n, x in self.largest())])
 
 
 @torch.no_grad()
@@ -86,51 +90,46 @@ def attribute(view: View, token: str | int, minus: str | int | None = None, posi
     The final norm is exactly that of this pass: its scale, one number for this position, is taken as it was, and what
     is left of the norm (taking off the mean, gain) is linear, so that each part goes through it on its own. Its bias,
     and those of the blocks' two output matrices, are `biases`; biases within a block stay with the part that uses them.
-    Sums are taken in float64. Raises ValueError for a token that is not one, or a norm that is not one of the house's.
+    Sums are taken in float64. Under edits a part is what the model went on with; attention whose sum was changed is one
+    part, blocks.N.hook_attn_out, as the heads have no share in it. Raises ValueError for a token or a position that is
+    not there, or a norm that is not one of the house's.
     """
-    model, ids = view.model, [token_id(view.tokenizer, t) for t in (token, minus) if t is not None]
-    direction_C = model.unembed.weight[ids[0]].double()
-    if minus is not None:
-        direction_C = direction_C - model.unembed.weight[ids[1]]
-    parts, bias_C = stream_parts(view, position)
-    read_C = final_norm_frozen(view, position, direction_C)
+    model, target = view.model, view.target(token, minus, position)
+    chosen_C, *other_C = model.unembed.weight[target.ids].double()
+    direction_C = chosen_C - sum(other_C)
+    parts = stream_parts(view, target.position)
+    read_C = final_norm_frozen(view, target.position, direction_C)
     found = {name: float(part_C.double() @ read_C) for name, part_C in parts.items()}
-    found["biases"] = float(bias_C.double() @ read_C)
     if isinstance(norm := final_norm(model), LayerNorm):
-        found["biases"] += float(norm.bias.double() @ direction_C)
-    logits_V = view.logits_TV[position].double()
-    logit = float(logits_V[ids[0]] - logits_V[ids[1]] if minus is not None else logits_V[ids[0]])
-    if view.is_edited:
+        found["biases"] = found.get("biases", 0.0) + float(norm.bias.double() @ direction_C)
+    logit = float(target(view.logits_TV.double()))
+    if view.edited:
         found["edits"] = logit - sum(found.values())
-    words = " minus ".join(repr(view.tokenizer.token_text(i)) for i in ids)
-    after = range(len(view.ids))[position]
-    return Attribution(
-        f"logit of {words} after {view.tokens[after]!r} (position {after})",
-        list(found),
-        torch.tensor(list(found.values()), dtype=torch.float64),
-        logit,
-    )
+    return Attribution(target.of, list(found), torch.tensor(list(found.values()), dtype=torch.float64), logit)
 
 
-def stream_parts(view: View, position: int) -> tuple[dict[str, Tensor], Tensor]:
-    """All that was added to the stream at a position, each of shape (C,), and the sum of the blocks' output biases."""
-    model = view.model
-    parts = {"embed": view["hook_embed"][position]}
-    if "hook_pos_embed" in view.shapes:
-        parts["positions"] = view["hook_pos_embed"][position]
-    bias_C = torch.zeros_like(parts["embed"])
-    for layer in range(model.config.n_layers):
-        block, at = block_of(model, layer), f"blocks.{layer}."
-        results_HC = view[at + "attn.hook_result"][position]
-        parts |= {f"{at}head.{head}": result_C for head, result_C in enumerate(results_HC)}
-        outs = [block.attn.out]
+def stream_parts(view: View, position: int) -> dict[str, Tensor]:
+    """All that was added to the stream at a position, each of shape (C,), with the blocks' output biases in one sum."""
+    parts: dict[str, Tensor] = {
+        name: view[name][position] for name in ("hook_embed", "hook_pos_embed") if name in view.shapes
+    }
+    biases = []
+    for layer in range(view.model.config.n_layers):
+        block, attn, mlp = block_of(view.model, layer), f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"
+        if attn in view.edited:
+            parts[attn] = view[attn][position]
+        else:
+            results_HC = view[f"blocks.{layer}.attn.hook_result"][position]
+            parts |= {head_address(layer, head): result_C for head, result_C in enumerate(results_HC)}
+            biases.append(block.attn.out.bias)
         if block.has_mlp:
-            mlp_C = view[at + "hook_mlp_out"][position]
-            outs.append(block.mlp.down)
-            parts[at + "mlp"] = mlp_C if block.mlp.down.bias is None else mlp_C - block.mlp.down.bias
-        for out in outs:
-            bias_C = bias_C if out.bias is None else bias_C + out.bias
-    return parts, bias_C
+            parts[mlp] = view[mlp][position]
+            if mlp not in view.edited and block.mlp.down.bias is not None:
+                parts[mlp] = parts[mlp] - block.mlp.down.bias
+                biases.append(block.mlp.down.bias)
+    if there := tuple(bias for bias in biases if bias is not None):
+        parts["biases"] = torch.stack(there).sum(0)
+    return parts
 
 
 def final_norm_frozen(view: View, position: int, direction_C: Tensor) -> Tensor:

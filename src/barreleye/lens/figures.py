@@ -11,7 +11,7 @@ from torch import Tensor
 from barreleye.lens.attribution import Attribution, LogitLens
 from barreleye.lens.gradients import Saliency
 from barreleye.lens.sweeps import Ablation, PatchGrid
-from barreleye.lens.timeline import Change
+from barreleye.lens.timeline import Difference
 from barreleye.lens.view import View
 from barreleye.lens.weights import PCA
 from barreleye.reports.page import FIGURE_STYLE
@@ -150,7 +150,7 @@ def pca_figure(found: PCA, labels: list[str]) -> "Figure":
     return figure.add_scatter(x=x, y=y, text=labels, mode="markers", hovertemplate="%{text}<extra></extra>")
 
 
-def diff_figure(changes: Sequence[Change], k: int = 25) -> "Figure":
+def diff_figure(changes: Sequence[Difference], k: int = 25) -> "Figure":
     """The parameters that differ most, the first on top."""
     changed = [(change.name, change.relative) for change in changes[:k]]
     return _bars(changed, "change, as a share of the size", ".1%").update_xaxes(tickformat=".0%")

@@ -4,7 +4,7 @@ N tokens of a batch, F neurons, L layers, K the top few, W tokens of context, C 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,24 +15,21 @@ from barreleye.data.batches import IGNORE, ChatBatches, TextBatches
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import read_tensors, write_file
 from barreleye.lens.attribution import output_logits
-from barreleye.lens.subject import Who, block_of, check_index, subject_of
+from barreleye.lens.subject import Who, block_of, check_index, likeliest, run_of, saved_ns, subject_of
 from barreleye.lens.view import evaluating
 from barreleye.model.transformer import Transformer
-from barreleye.run import Run
 from barreleye.training.material import make_batches
 
 KEPT = 12  # top activations of each neuron
 CONTEXT = 12  # tokens up to and with the one that woke it
-TOKENS = (
-    200_000  # read unless told otherwise: a seeded sample of the training side, about a minute for the default fish
-)
+TOKENS = 200_000  # read unless told otherwise, which takes about a minute for the default fish
 NONE = -1  # fills a context that begins before the row does
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Activation:
+class Example:
     """How strongly a neuron woke, at which token, and what stood before it."""
 
     value: float
@@ -41,23 +38,28 @@ class Activation:
 
 
 def top_activations(
-    run: Run, layer: int, neuron: int, k: int = KEPT, tokens: int = TOKENS, step: int | None = None
-) -> list[Activation]:
-    """The tokens of the training side at which a neuron (`mlp.hook_post`) was most active, with the text before.
+    who: Who, layer: int, neuron: int, k: int = KEPT, tokens: int = TOKENS, step: int | None = None
+) -> list[Example]:
+    """The tokens of a run's training side at which a neuron (`mlp.hook_post`) was most active, with the text before.
 
-    The first question reads `tokens` of the training side and keeps the answers for all neurons in the run's cache/;
-    later ones look there. Raises ValueError for a neuron that is not there, or a run without feed-forward layers.
+    The first question reads as many tokens as told, in batches drawn at random (the first epoch, in its order), and
+    keeps the answers for all neurons in the run's cache/; later ones look there. Raises ValueError for a neuron that is
+    not there, a run without feed-forward layers, or a k beyond the 12 that are kept.
     """
+    run = run_of(who, "text that it learned from")
     config = run.config.model
     if not config.d_ff:
         raise ValueError(f"{run.path} has no feed-forward layers, and so no neurons")
     check_index("layer", layer, config.n_layers)
     check_index("neuron", neuron, config.d_ff)
-    file = run.path / "cache" / f"neurons-{run.step if step is None else step}-{tokens}.safetensors"
+    if not 1 <= k <= KEPT:
+        raise ValueError(f"k must be 1 to {KEPT}, which are kept of each neuron, not {k}")
+    at = f"{'last' if step is None else step}-{saved_ns(run, step)}"
+    file = run.path / "cache" / f"neurons-{at}-{tokens}.safetensors"
     if not file.exists():
-        model = subject_of(run, step).model
-        batches = make_batches(run.corpus(), run.tokenizer, run.config, run.path / "cache")
-        _save(file, *collect(model, first_tokens(batches, tokens)))
+        whole = replace(run.config, train=replace(run.config.train, loss_on="all"))  # prompts wake neurons too
+        batches = make_batches(run.corpus(), run.tokenizer, whole, run.path / "cache")
+        _save(file, *collect(subject_of(run, step).model, first_tokens(batches, tokens)))
     found = read_tensors(file)
     values_K, contexts_KW = found["values_LFK"][layer, neuron], found["contexts_LFKW"][layer, neuron]
     return list(_shown(values_K[:k], contexts_KW[:k], run.tokenizer))
@@ -77,10 +79,11 @@ def first_tokens(batches: ChatBatches | TextBatches, tokens: int) -> Iterator[tu
 def collect(model: Transformer, rows: Rows, k: int = KEPT) -> tuple[Tensor, Tensor]:
     """The k largest activations of every neuron over batches of (tokens_BT, targets_BT), as values_LFK in order, and
     the ids of the tokens that led to them, contexts_LFKW. One batch is held at a time."""
-    config = model.config
-    values_LFK = torch.full((config.n_layers, config.d_ff, k), -torch.inf)
-    contexts_LFKW = torch.full((config.n_layers, config.d_ff, k, CONTEXT), NONE, dtype=torch.int32)
+    config, device = model.config, model.embed.weight.device
+    values_LFK = torch.full((config.n_layers, config.d_ff, k), -torch.inf, device=device)
+    contexts_LFKW = torch.full((config.n_layers, config.d_ff, k, CONTEXT), NONE, dtype=torch.int32, device=device)
     for tokens_BT, targets_BT in rows:
+        tokens_BT, targets_BT = tokens_BT.to(device), targets_BT.to(device)
         there_N = (targets_BT != IGNORE).flatten()
         windows_NW = F.pad(tokens_BT, (CONTEXT - 1, 0), value=NONE).unfold(1, CONTEXT, 1).flatten(0, 1)[there_N].int()
 
@@ -111,13 +114,7 @@ def neuron_output(
         raise ValueError("this model has no feed-forward layers, and so no neurons")
     check_index("neuron", neuron, model.config.d_ff)
     logits_V = output_logits(model, block_of(model, layer).mlp.down.weight[:, neuron])
-    k = min(k, len(logits_V))
-    ends = (logits_V.topk(k), logits_V.topk(k, largest=False))
-    up, down = (
-        [(tokenizer.token_text(i), x) for i, x in zip(end.indices.tolist(), end.values.tolist(), strict=True)]
-        for end in ends
-    )
-    return up, down
+    return likeliest(tokenizer, logits_V, k), likeliest(tokenizer, logits_V, k, largest=False)
 
 
 def _save(file: Path, values_LFK: Tensor, contexts_LFKW: Tensor) -> None:
@@ -127,8 +124,8 @@ def _save(file: Path, values_LFK: Tensor, contexts_LFKW: Tensor) -> None:
     write_file(file, save({"values_LFK": values_LFK, "contexts_LFKW": contexts_LFKW}))
 
 
-def _shown(values_K: Tensor, contexts_KW: Tensor, tokenizer: Tokenizer) -> Iterator[Activation]:
+def _shown(values_K: Tensor, contexts_KW: Tensor, tokenizer: Tokenizer) -> Iterator[Example]:
     for value, window in zip(values_K.tolist(), contexts_KW.tolist(), strict=True):
         ids = [i for i in window if i != NONE]
         if ids:
-            yield Activation(value, tokenizer.token_text(ids[-1]), tokenizer.decode(ids[:-1]))
+            yield Example(value, tokenizer.token_text(ids[-1]), tokenizer.decode(ids[:-1]))

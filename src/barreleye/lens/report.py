@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from barreleye.lens.address import head_address
 from barreleye.lens.attention import MEANINGS, HeadScores
-from barreleye.lens.attribution import LogitLens, attribute, logit_lens
+from barreleye.lens.attribution import Attribution, LogitLens, attribute, logit_lens
 from barreleye.lens.gradients import gradient_x_input
 from barreleye.lens.sweeps import Ablation
 from barreleye.lens.view import View
 from barreleye.reports.page import Section, Table
 
 GUESSES = 3
+PARTS = 12
 
 
 def look_summary(view: View) -> list[str]:
@@ -45,7 +47,7 @@ def look_sections(
     sections = [
         Section("Tokens", [_TOKENS_WORDS], [token_table(view)]),
         Section("Heads", _heads_words(kinds), [heads_table(kinds)]),
-        Section(f"What makes the {found.of}", [_PARTS_WORDS], [parts_table(found.largest(12))]),
+        Section(f"What makes the {found.of}", _parts_words(found), [parts_table(found.largest(PARTS))]),
     ]
     if not drawn:
         return sections
@@ -54,12 +56,14 @@ def look_sections(
     drawings = [
         [figures.token_figure(view)],
         [figures.attention_wall(view)],
-        [figures.attribution_figure(found), figures.saliency_figure(gradient_x_input(view, best))],
+        [figures.attribution_figure(found)],
     ]
     sections = [
         Section(section.title, section.words, section.tables, drawing)
         for section, drawing in zip(sections, drawings, strict=True)
     ]
+    saliency = figures.saliency_figure(gradient_x_input(view, best))
+    sections.append(Section("What each token did for it", [_SALIENCY_WORDS], figures=[saliency]))
     if not past:
         lens = figures.logit_lens_figure(view, logit_lens(view, sublayers=True))
         return [*sections, Section("Logit lens", [_LENS_WORDS], figures=[lens])]
@@ -94,7 +98,7 @@ def token_table(view: View) -> Table:
 def heads_table(kinds: HeadScores) -> Table:
     """Each head's kind and scores."""
     rows = [
-        (f"{layer}.{head}", kind, *(f"{score_LH[layer, head]:.2f}" for score_LH in kinds.scores.values()))
+        (head_address(layer, head), kind, *(f"{score_LH[layer, head]:.2f}" for score_LH in kinds.scores.values()))
         for layer, row in enumerate(kinds.kinds)
         for head, kind in enumerate(row)
     ]
@@ -109,7 +113,7 @@ def parts_table(parts: list[tuple[str, float]]) -> Table:
 def ablation_sections(found: Ablation, drawn: bool) -> list[Section]:
     """The rise of the loss without each part, the most useful first."""
     rises = {
-        f"blocks.{layer}.attn.hook_z[head={head}]": rise
+        head_address(layer, head): rise
         for layer, row in enumerate(found.heads_LH.tolist())
         for head, rise in enumerate(row)
     }
@@ -129,15 +133,18 @@ _TOKENS_WORDS = (
     "Surprise: -log2 of the probability that the token had, in bits. Entropy: how undecided the model is about the "
     "next one, in bits."
 )
-_PARTS_WORDS = (
-    "What each part adds to the logit of the likeliest next token, the final norm's scale as it was; all parts sum to "
-    "the logit. The last bars say what each token of the prompt did for it (gradient x input)."
-)
+_SALIENCY_WORDS = "By gradient x input: to first order, what the token's being there adds to the logit."
 _LENS_WORDS = (
     "The likeliest next token if the model ended there: first column the embedding, last column the model itself."
 )
 _LEARNED_WORDS = "How likely it was, at each recorded step, to go on as it would now."
 _SLIDER_WORDS = "The slider goes back to any recorded step."
+
+
+def _parts_words(found: Attribution) -> list[str]:
+    parts = len(found.names)
+    which = f"All {parts} sum to it; the {PARTS} largest are listed." if parts > PARTS else "They sum to it."
+    return [f"What each part adds to the logit of the likeliest next token, the final norm's scale as it was. {which}"]
 
 
 def _heads_words(kinds: HeadScores) -> list[str]:

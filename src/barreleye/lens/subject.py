@@ -1,9 +1,13 @@
 """Who is looked at, and at which text: a run or a model with its tokenizer, and a prompt as token ids."""
 
-from collections.abc import Sequence
+import operator
+import reprlib
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, SupportsIndex
+
+from torch import Tensor
 
 from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.tokenizer import Tokenizer
@@ -24,8 +28,8 @@ class Subject(NamedTuple):
 Who = Run | str | Path | tuple[Transformer, Tokenizer] | Subject
 """A run, its path or its name, or a model and its tokenizer."""
 
-Text = str | Sequence[Message] | Sequence[int]
-"""What is read: a text, the turns of a chat, or token ids."""
+Text = str | Sequence[Message | Mapping[str, str]] | Sequence[SupportsIndex] | Tensor
+"""What is read: a text, the turns of a chat (as messages, or as dictionaries of role and content), or token ids."""
 
 
 def subject_of(who: Who, step: int | None = None) -> Subject:
@@ -33,18 +37,28 @@ def subject_of(who: Who, step: int | None = None) -> Subject:
 
     Raises ValueError where there is no such run or step.
     """
-    if isinstance(who, tuple):
-        if step is not None:
-            raise ValueError("only a run has steps to look back at; leave out the step, or give the run")
+    if isinstance(who, tuple) and step is None:
         return Subject(*who)
-    run = who if isinstance(who, Run) else Run(who)
-    weights = run.path / "model" / "model.safetensors"
-    return _open(run.path, step, weights.stat().st_mtime_ns if weights.exists() else 0)
+    run = run_of(who, "steps to look back at")
+    return _open(run.path, step, saved_ns(run, step))
+
+
+def saved_ns(run: Run, step: int | None) -> int:
+    """When the weights were saved: a step may be learned, and so saved, again. 0 where they are not there."""
+    file = run.weights_file(step)
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def run_of(who: Who, what: str) -> Run:
+    """The run that is meant. Raises ValueError for a model alone, which does not have `what` is asked of it."""
+    if isinstance(who, tuple):
+        raise ValueError(f"only a run has {what}, and this is a model alone; give the run")
+    return who if isinstance(who, Run) else Run(who)
 
 
 @lru_cache(MODELS_KEPT)
 def _open(path: Path, step: int | None, saved_ns: int) -> Subject:
-    """Opened once for as long as the weights stay as they are; `saved_ns` is when they were saved."""
+    """Opened once for as long as the weights stay as they are."""
     run = Run(path)
     tokenizer = run.tokenizer  # first: it is the faster one to find wrong
     return Subject(run.load_model(step=step), tokenizer, next(iter(run.characters), ""))
@@ -59,16 +73,12 @@ def encode(subject: Subject, text: Text, chat: bool | None = None) -> list[int]:
     """
     tokenizer, config = subject.tokenizer, subject.model.config
     if isinstance(text, str) and (bool(tokenizer.special_ids) if chat is None else chat):
-        text = [Message("user", text)]
-    if isinstance(text, str):
-        ids = tokenizer.encode(text)
-    elif len(text) and isinstance(text[0], Message):
-        turns = list(cast(Sequence[Message], text))
+        text = [Message("user", text)] if text.strip() else ""
+    turns, ids = ([], tokenizer.encode(text)) if isinstance(text, str) else _turns_or_ids(text)
+    if turns:
         if subject.system and turns[0].role != "system":
             turns.insert(0, Message("system", subject.system))
         ids, _ = encode_chat(turns, tokenizer, add_generation_prompt=turns[-1].role != "assistant")
-    else:
-        ids = [int(token) for token in cast(Sequence[int], text)]
     if not ids:
         raise ValueError("there is nothing to look at: the text is empty")
     if len(ids) > config.context_length:
@@ -78,14 +88,25 @@ def encode(subject: Subject, text: Text, chat: bool | None = None) -> list[int]:
     return ids
 
 
-def token_id(tokenizer: Tokenizer, token: str | int) -> int:
+def _turns_or_ids(text: Sequence[Any] | Tensor) -> tuple[list[Message], list[int]]:
+    try:
+        if len(text) and isinstance(text[0], Message | Mapping):
+            return [turn if isinstance(turn, Message) else Message(turn["role"], turn["content"]) for turn in text], []
+        return [], [operator.index(token) for token in text]
+    except (TypeError, KeyError):
+        told = reprlib.repr(text)
+        raise ValueError(f"what is read is a text, turns with role and content, or token ids, not {told}") from None
+
+
+def token_id(tokenizer: Tokenizer, token: str | SupportsIndex) -> int:
     """The id of one token, given as its text (" fish", "<|im_end|>") or as its id.
 
-    Raises ValueError for a text that is not exactly one token.
+    Raises ValueError for a text that is not exactly one token, and an id that is none.
     """
-    if isinstance(token, int):
-        tokenizer.token_bytes(token)  # raises where there is none
-        return token
+    if not isinstance(token, str):
+        _, (chosen,) = _turns_or_ids([token])
+        tokenizer.token_bytes(chosen)  # raises where there is none
+        return chosen
     if token in (special := {tokenizer.decode([i]): i for i in tokenizer.special_ids}):
         return special[token]
     ids = tokenizer.encode(token)
@@ -93,6 +114,13 @@ def token_id(tokenizer: Tokenizer, token: str | int) -> int:
         pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "none"
         raise ValueError(f"{token!r} is {len(ids)} tokens ({pieces}), not one; choose a single one")
     return ids[0]
+
+
+def likeliest(tokenizer: Tokenizer, values_V: Tensor, k: int, largest: bool = True) -> list[tuple[str, float]]:
+    """The k tokens of the largest values, or of the smallest, for the eye; all there are where k is more."""
+    check_positive("k", k)
+    top = values_V.topk(min(k, len(values_V)), largest=largest)
+    return [(tokenizer.token_text(i), x) for i, x in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
 
 
 def block_of(model: Transformer, layer: int) -> Block:
@@ -106,3 +134,8 @@ def block_of(model: Transformer, layer: int) -> Block:
 def check_index(what: str, index: int, size: int) -> None:
     if not 0 <= index < size:
         raise ValueError(f"there is no {what} {index}; there are 0 to {size - 1}")
+
+
+def check_positive(what: str, number: int) -> None:
+    if number < 1:
+        raise ValueError(f"{what} must be at least 1, not {number}")

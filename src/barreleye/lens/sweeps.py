@@ -3,16 +3,18 @@
 B batch, T time (position), L layers, H heads, C channels (`d_model`), V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from barreleye.config import did_you_mean
 from barreleye.data.batches import IGNORE
-from barreleye.lens.edits import Change, EditTap, zero
-from barreleye.lens.subject import Text, Who, encode, subject_of, token_id
-from barreleye.lens.view import View, evaluating
+from barreleye.lens.address import SQUARE, Address, head_address
+from barreleye.lens.edits import Change, EditTap, Place, mean, zero
+from barreleye.lens.subject import Text, Who, encode, run_of, subject_of
+from barreleye.lens.view import View, Z, evaluating
 from barreleye.model.parts import Tap, no_tap
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run
@@ -20,6 +22,7 @@ from barreleye.training.loss import summed_cross_entropy
 from barreleye.training.material import held_out_batches
 
 HELD_OUT_TOKENS = 4096  # enough to tell heads apart, and half a minute for the default fish
+GOLDEN = (5**0.5 - 1) / 2
 AT_ONCE = 32  # prompts in one pass
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -45,28 +48,28 @@ def ablate(
     step: int | None = None,
     chat: bool | None = None,
 ) -> Ablation:
-    """Each head and each feed-forward layer taken out in turn (`zero`, or `mean`), on a text, or on the beginning of
-    the run's held-out side. Raises ValueError for a model without a run and without a text."""
+    """Each head and each feed-forward layer taken out in turn (`zero`, or `mean`), on a text, or on 4,096 tokens spread
+    over the run's held-out side. Raises ValueError for a model without a run and without a text."""
     subject = subject_of(who, step)
-    if text is not None:
-        batches = _one_row(encode(subject, text, chat))
-    elif isinstance(who, tuple):
-        raise ValueError("only a run has held-out text; give a text, or the run")
-    else:
-        batches = held_out_tokens(who if isinstance(who, Run) else Run(who))
-    return ablate_on(subject.model, batches, change)
+    if text is None:
+        return ablate_on(subject.model, held_out_tokens(run_of(who, "held-out text")), change)
+    return ablate_on(subject.model, _one_row(encode(subject, text, chat)), change)
 
 
 def ablate_on(model: Transformer, batches: Batches, change: Change = zero) -> Ablation:
-    """The same on batches of (tokens_BT, targets_BT)."""
+    """The same on batches of (tokens_BT, targets_BT). `mean` is that over all their tokens, at each position."""
     config = model.config
     before = mean_loss(model, batches)
+    means = mean_outputs(model, batches) if change is mean else {}
+
+    def put_mean(x: Tensor, at: Place) -> Tensor:
+        return means[at.address.name].expand_as(x)[at.index]
 
     def rise(address: str) -> float:
-        return mean_loss(model, batches, EditTap(model, {address: change})) - before
+        return mean_loss(model, batches, EditTap(model, {address: put_mean if means else change})) - before
 
     layers = range(config.n_layers)
-    heads = [[rise(f"blocks.{i}.attn.hook_z[head={head}]") for head in range(config.n_heads)] for i in layers]
+    heads = [[rise(head_address(i, head)) for head in range(config.n_heads)] for i in layers]
     mlps = [rise(f"blocks.{i}.hook_mlp_out") for i in layers] if config.d_ff else []
     tokens = sum(int((targets_BT != IGNORE).sum()) for _, targets_BT in batches)
     return Ablation(before, tokens, torch.tensor(heads), torch.tensor(mlps))
@@ -75,19 +78,44 @@ def ablate_on(model: Transformer, batches: Batches, change: Change = zero) -> Ab
 @torch.no_grad()
 def mean_loss(model: Transformer, batches: Batches, tap: Tap = no_tap) -> float:
     """In nats per target that is not IGNORE."""
-    total, count = 0.0, 0
+    total, count, device = 0.0, 0, model.embed.weight.device
     with evaluating(model):
         for tokens_BT, targets_BT in batches:
-            total += float(summed_cross_entropy(model(tokens_BT, tap=tap), targets_BT))
+            total += float(summed_cross_entropy(model(tokens_BT.to(device), tap=tap), targets_BT.to(device)))
             count += int((targets_BT != IGNORE).sum())
     return total / count
 
 
+@torch.no_grad()
+def mean_outputs(model: Transformer, batches: Batches) -> dict[str, Tensor]:
+    """Of the heads and the feed-forward layers, by name: means over all positions whose target is not IGNORE."""
+    sums: dict[str, Tensor] = {}
+    count, device = 0, model.embed.weight.device
+    with evaluating(model):
+        for tokens_BT, targets_BT in batches:
+            there_BT = targets_BT.to(device) != IGNORE
+
+            def tap(name: str, x: Tensor, there_BT: Tensor = there_BT) -> Tensor:
+                if name.endswith((Z, "hook_mlp_out")):
+                    sums[name] = sums.get(name, 0) + x[there_BT].sum(0)
+                return x
+
+            model(tokens_BT.to(device), tap=tap)
+            count += int(there_BT.sum())
+    return {name: total / count for name, total in sums.items()}
+
+
 def held_out_tokens(run: Run, tokens: int = HELD_OUT_TOKENS) -> Batches:
-    """About so many tokens of the side that training never saw, spread over it."""
+    """Rows of the side that training never saw, spread over it, until they have so many targets, or all of them."""
     everything = list(held_out_batches(run.corpus().held_out, run.tokenizer, run.config.model.context_length)())
-    share = max(1, sum(batch.numel() for batch, _, _ in everything) // tokens)
-    return [(tokens_BT[::share], targets_BT[::share]) for tokens_BT, targets_BT, _ in everything]
+    targets_N = torch.cat([(targets_BT != IGNORE).sum(1) for _, targets_BT, _ in everything])
+    # Multiples of the golden ratio lie evenly on a circle, however many there are (Knuth, volume 3, section 6.4).
+    order_N = (torch.arange(len(targets_N), dtype=torch.float64) * GOLDEN).frac().argsort()
+    before_N = targets_N[order_N].cumsum(0) - targets_N[order_N]
+    chosen_N = torch.zeros_like(targets_N, dtype=torch.bool).index_fill(0, order_N[before_N < tokens], True)
+    chosen = chosen_N.split([len(tokens_BT) for tokens_BT, _, _ in everything])
+    batches = [(x_BT[rows], y_BT[rows]) for (x_BT, y_BT, _), rows in zip(everything, chosen, strict=True)]
+    return [(tokens_BT, targets_BT) for tokens_BT, targets_BT in batches if len(tokens_BT)]
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,7 @@ def patch_grid(
     less that of `minus`, after `position`.
 
     name: hook_resid_pre, hook_attn_out, hook_mlp_out, attn.hook_z ... whatever has a row for each position.
-    Raises ValueError for prompts of different lengths, or a name that has no such rows.
+    Raises ValueError for prompts of different lengths or of the same logit, or a name that has no such rows.
     """
     subject = subject_of(who, step)
     views = [View(subject, encode(subject, text, chat)) for text in (clean, corrupted)]
@@ -134,38 +162,35 @@ def patch_grid(
     if len(here.ids) != len(other.ids):
         words = " and ".join(f"{len(view.ids)} ({' '.join(view.tokens)})" for view in views)
         raise ValueError(f"the two prompts need as many tokens, not {words}; reword one")
-    ids = [token_id(subject.tokenizer, t) for t in (token, minus) if t is not None]
-
-    def followed(logits_BTV: Tensor) -> Tensor:
-        chosen_B = logits_BTV[:, position, ids[0]]
-        return chosen_B - logits_BTV[:, position, ids[1]] if minus is not None else chosen_B
-
+    target = here.target(token, minus, position)
+    before, after = float(target(other.logits_TV)), float(target(here.logits_TV))
+    if before == after:
+        raise ValueError(f"the two prompts give the same {target.of}; choose one that they differ in")
     rows = []
     for layer in range(subject.model.config.n_layers):
         at = f"blocks.{layer}.{name}"
-        if name.endswith(("hook_attn_scores", "hook_pattern")):
+        if at not in here.shapes:
+            raise ValueError(f"there is no {at!r} to be patched{did_you_mean(at, list(here.shapes))}")
+        if Address(at).axes == SQUARE:
             raise ValueError(f"{at} has no row for each position; patch hook_z, hook_resid_pre or the like")
-        rows.append(torch.cat([followed(x) for x in _patched(other, at, here[at])]))
-    words = " minus ".join(repr(subject.tokenizer.token_text(i)) for i in ids)
-    ends = [float(followed(view.logits_TV[None])) for view in views]
-    return PatchGrid(f"logit of {words}", here.tokens, other.tokens, torch.stack(rows), *ends)
+        rows.append(torch.cat([target(logits_BTV) for logits_BTV in _patched(other, at, here[at])]))
+    return PatchGrid(target.of, here.tokens, other.tokens, torch.stack(rows), after, before)
 
 
 @torch.no_grad()
-def _patched(view: View, name: str, source: Tensor) -> Iterable[Tensor]:
+def _patched(view: View, name: str, source: Tensor) -> Iterator[Tensor]:
     """Logits of the view's text with one position at `name` taken from `source`: a row for each, AT_ONCE a pass."""
     ids_T = torch.tensor(view.ids, device=source.device)
-    for first in range(0, len(view.ids), AT_ONCE):
-        positions_B = torch.arange(first, min(first + AT_ONCE, len(view.ids)))
+    for positions_B in torch.arange(len(view.ids)).split(AT_ONCE):
+        rows_B = torch.arange(len(positions_B))
 
-        def tap(at: str, tensor: Tensor, positions_B: Tensor = positions_B) -> Tensor:
-            if at == name:
-                tensor = tensor.clone()
-                tensor[torch.arange(len(positions_B)), positions_B] = source[positions_B]
-            return tensor
+        def patch(x: Tensor, at: Place, positions_B: Tensor = positions_B, rows_B: Tensor = rows_B) -> Tensor:
+            x = x.clone()
+            x[rows_B, positions_B] = source[positions_B]
+            return x
 
         with evaluating(view.model):
-            yield view.model(ids_T.expand(len(positions_B), -1), tap=tap)
+            yield view.model(ids_T.expand(len(positions_B), -1), tap=EditTap(view.model, {name: patch}))
 
 
 def _one_row(ids: Sequence[int]) -> Batches:

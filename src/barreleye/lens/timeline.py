@@ -1,38 +1,48 @@
 """Time travel: any question, asked of a model at every moment that was kept; and where two models differ."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
 
-from barreleye.model.transformer import Transformer
-from barreleye.run import Run
+from barreleye.lens.edits import Edits, edit
+from barreleye.lens.subject import Subject, Text, Who, encode, run_of, subject_of
+from barreleye.lens.view import View
 
 T = TypeVar("T")
 
 
-def timeline(run: Run, what: Callable[[Transformer], T], device: str = "cpu") -> dict[int, T]:
-    """`what(model)` of each snapshot, by step, the first one first.
+def timeline(
+    who: Who,
+    text: Text,
+    what: Callable[[View], T],
+    edits: Edits | None = None,
+    names: str | Sequence[str] | None = None,
+    chat: bool | None = None,
+) -> dict[int, T]:
+    """`what` of a look at `text`, perhaps under edits, at each snapshot of a run; by step, the first one first.
 
-    `what` may compute anything; it gets the same module each time, with the weights of another step, so it returns what
-    it found and not the model. Raises ValueError where the run kept no snapshot, or a damaged one.
+    Each step has a model of its own, so that what is found stays what it was. Raises ValueError where the run kept no
+    snapshot, or a damaged one.
     """
-    steps = run.snapshots()
-    if not steps:
+    run = run_of(who, "snapshots")
+    if not run.snapshots():
         raise ValueError(f"{run.path}: kept no snapshots; train it with --snapshots 20")
-    model = run.load_model(device, steps[0])
-    found = {}
-    for step in steps:
+    first, found = subject_of(run, run.snapshots()[0]), {}
+    ids = encode(first, text, chat)
+    for step in run.snapshots():
+        model = copy.deepcopy(first.model)  # sooner than one with fresh weights that are not needed
         model.load_state_dict(run.load_weights(step))
-        found[step] = what(model)
+        found[step] = what(edit(first._replace(model=model), ids, edits or {}, names=names))
     return found
 
 
 @dataclass(frozen=True)
-class Change:
-    """A parameter's change |b - a|, as a share of the mean of |a| and |b|: 0 where they agree, 2 where one is zero or
-    the negative of the other."""
+class Difference:
+    """Of a parameter or an activation: |b - a| as a share of the mean of |a| and |b|, which is 0 where they agree, 2
+    where one is zero or the negative of the other."""
 
     name: str
     relative: float
@@ -40,22 +50,33 @@ class Change:
     norm_b: float
 
 
-def diff(a: Run, b: int | Run, c: int | None = None) -> list[Change]:
+def diff(
+    a: Who, b: Who | int, c: int | None = None, text: Text | None = None, chat: bool | None = None
+) -> list[Difference]:
     """Where two models differ, most first: `diff(run, step_a, step_b)` of two snapshots, `diff(run_a, run_b)` of two
-    runs as last saved. Raises ValueError where their parameters are not the same, or there is no such snapshot."""
-    if isinstance(b, Run) == (c is not None):
+    runs as last saved. In their parameters; given a text, in their activations on it.
+
+    Raises ValueError where they are not of one shape, or there is no such snapshot.
+    """
+    if isinstance(b, int) != (c is not None):
         raise ValueError("give diff two runs, or a run and two of its steps")
-    weights_a = a.load_weights(None if isinstance(b, Run) else b)
-    weights_b = b.load_weights() if isinstance(b, Run) else a.load_weights(c)
-    for name in sorted(weights_a.keys() | weights_b.keys()):
-        one, other = (tuple(w[name].shape) if name in w else "nothing" for w in (weights_a, weights_b))
-        if one != other:
-            raise ValueError(f"{name} is {one} in one and {other} in the other; compare models of one shape")
-    tied = "unembed.weight" if a.config.model.tie_embeddings else None  # the embedding's second name
-    changes = [_change(name, weights_a[name], weights_b[name]) for name in weights_a if name != tied]
-    return sorted(changes, key=lambda change: -change.relative)
+    first, second = (subject_of(a, b), subject_of(a, c)) if isinstance(b, int) else (subject_of(a), subject_of(b))
+    one, other = _tensors(first, text, chat), _tensors(second, text, chat)
+    for name in sorted(one.keys() | other.keys()):
+        here, there = (tuple(side[name].shape) if name in side else "nothing" for side in (one, other))
+        if here != there:
+            raise ValueError(f"{name} is {here} in one and {there} in the other; compare models of one shape")
+    return sorted((_difference(name, one[name], other[name]) for name in one), key=lambda found: -found.relative)
 
 
-def _change(name: str, a: Tensor, b: Tensor) -> Change:
+def _tensors(subject: Subject, text: Text | None, chat: bool | None) -> dict[str, Tensor]:
+    if text is None:
+        return {name: weight.detach() for name, weight in subject.model.named_parameters()}
+    view = View(subject, encode(subject, text, chat))
+    # What is to come is hidden by a score of minus infinity, in both alike.
+    return {name: view[name].nan_to_num(neginf=0) for name in view.shapes}
+
+
+def _difference(name: str, a: Tensor, b: Tensor) -> Difference:
     norm_a, norm_b = float(a.norm()), float(b.norm())
-    return Change(name, float((b - a).norm()) / ((norm_a + norm_b) / 2 or 1.0), norm_a, norm_b)
+    return Difference(name, float((b - a).norm()) / ((norm_a + norm_b) / 2 or 1.0), norm_a, norm_b)

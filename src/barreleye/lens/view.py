@@ -4,18 +4,19 @@ B batch, T time (position), C channels (`d_model`), H heads, D channels per head
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from barreleye.lens.address import GRADIENT, Address, expand, parse
-from barreleye.lens.subject import Subject, Text, Who, encode, subject_of, token_id
+from barreleye.lens.subject import Subject, Text, Who, encode, likeliest, subject_of, token_id
 from barreleye.model.parts import Tap, no_tap
 from barreleye.model.transformer import Transformer
 
@@ -38,17 +39,33 @@ def look(
     step: of a run, one of `run.snapshots()`: the model as it was then.
     names: which activations to hold, as `blocks.*.attn.hook_pattern` or several such; all that fit into 256 MiB unless
         told. Any other is computed by another pass when it is asked for.
-    Raises ValueError for a text that is empty, too long, or cannot be encoded.
+    Raises ValueError for a text that is empty, too long, or cannot be encoded, and for names that are not there.
     """
     subject = subject_of(who, step)
     return View(subject, encode(subject, text, chat), names)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be explained: the logit of a token after a position, or a logit difference, to which most is common
+    that has nothing to do with the choice. of: it, in words. ids: the token, and perhaps the one it is compared with.
+    """
+
+    of: str
+    ids: list[int]
+    position: int
+
+    def __call__(self, logits_BTV: Tensor) -> Tensor:
+        """Its value in each row."""
+        chosen = logits_BTV[..., self.position, self.ids]
+        return chosen[..., 0] - chosen[..., 1:].sum(-1)
 
 
 class View:
     """One text as one model read it; `print(view)` lists the names, `view[name]` gives the tensor, without a batch.
 
     ids, tokens: what was read, as numbers and for the eye. logits_TV: of the token after each position.
-    shapes: name -> shape of every activation. is_edited: whether the pass was interfered with.
+    shapes: name -> shape of every activation. edited: the names of those that were interfered with.
     """
 
     def __init__(
@@ -61,11 +78,13 @@ class View:
         self.subject, self.model, self.tokenizer = subject, subject.model, subject.tokenizer
         self.ids = list(ids)
         self.tokens = [self.tokenizer.token_text(token) for token in self.ids]
-        self.tap, self.is_edited = tap, tap is not no_tap
+        self.tap, self.edited = tap, set[str]()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._kept: dict[str, Tensor] = {}
         patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
-        self.logits_TV = self._record(patterns)
+        self.logits_TV = self._record([pattern.replace("hook_result", "hook_z") for pattern in patterns])
+        for pattern in patterns:
+            expand(Address(pattern), self.names)
 
     # What happened --------------------------------------------------------------------------------------------------
 
@@ -78,16 +97,18 @@ class View:
         """
         at = parse(address)
         if at.name.endswith(GRADIENT):
-            plain = expand(Address(at.name.removesuffix(GRADIENT), at.where), self.names)
-            found = self._gradients([each.name for each in plain], self._mean_loss)
-        else:
-            plain = expand(at, self.names)
-            found = self._activations([each.name for each in plain])
+            plain = Address(at.name.removesuffix(GRADIENT), at.where)
+            return self._select(plain, lambda names: self._gradients(names, self._mean_loss))
+        return self._select(at, self._activations)
+
+    def _select(self, address: Address, compute: Callable[[Sequence[str]], dict[str, Tensor]]) -> Tensor:
+        plain = expand(address, self.names)
+        found = compute([each.name for each in plain])
         parts = [found[each.name][each.index(found[each.name].shape)] for each in plain]
-        if "*" not in at.name and "?" not in at.name:
+        if not {"*", "?"} & set(address.name):
             return parts[0]
         if len({part.shape for part in parts}) > 1:
-            raise ValueError(f"{address!r} matches activations of different shapes; narrow it")
+            raise ValueError(f"{address} matches activations of different shapes; narrow it")
         return torch.stack(parts)
 
     @property
@@ -99,11 +120,25 @@ class View:
             for name in ([tapped, tapped.replace(Z, RESULT)] if tapped.endswith(Z) else [tapped])
         ]
 
-    def gradient(self, name: str, token: str | int, position: int = -1) -> Tensor:
-        """Gradient of the logit of `token` at `position` with respect to an activation, of that activation's shape."""
-        chosen = token_id(self.tokenizer, token)
-        (at,) = expand(Address(name), self.names)
-        return self._gradients([at.name], lambda logits_TV: logits_TV[position, chosen])[at.name]
+    def gradient(self, address: str, token: str | int, minus: str | int | None = None, position: int = -1) -> Tensor:
+        """Gradient of the logit of `token` after `position`, or of that logit less the one of `minus`, with respect to
+        an activation, of its shape."""
+        target = self.target(token, minus, position)
+        return self._select(parse(address), lambda names: self._gradients(names, target))
+
+    def target(self, token: str | int, minus: str | int | None = None, position: int = -1) -> Target:
+        """The logit of `token` after `position`, or that logit less the one of `minus`. Raises ValueError for a token
+        or a position that is not there."""
+        after = self.position(position)
+        ids = [token_id(self.tokenizer, each) for each in (token, minus) if each is not None]
+        words = " minus ".join(repr(self.tokenizer.token_text(i)) for i in ids)
+        return Target(f"logit of {words} after {self.tokens[after]!r} (position {after})", ids, after)
+
+    def position(self, at: int) -> int:
+        """Counted from the beginning, where a negative one counts from the end. Raises ValueError beyond either."""
+        if not -len(self.ids) <= at < len(self.ids):
+            raise ValueError(f"there is no position {at}; there are 0 to {len(self.ids) - 1}")
+        return at % len(self.ids)
 
     # What it expected -----------------------------------------------------------------------------------------------
 
@@ -131,19 +166,17 @@ class View:
     @property
     def entropy_T(self) -> Tensor:
         """How undecided the model was about the token after each position, in bits."""
-        log_probs_TV = self.logits_TV.log_softmax(-1)
-        return -(log_probs_TV.exp() * log_probs_TV).sum(-1) / math.log(2)
+        return entropy(self.probs_TV)
 
     def top(self, position: int = -1, k: int = 5) -> list[tuple[str, float]]:
         """The k likeliest tokens after a position, for the eye, with their probabilities."""
-        probs_K, ids_K = self.probs_TV[position].topk(min(k, self.probs_TV.shape[-1]))
-        return [(self.tokenizer.token_text(i), p) for i, p in zip(ids_K.tolist(), probs_K.tolist(), strict=True)]
+        return likeliest(self.tokenizer, self.probs_TV[self.position(position)], k)
 
     # For the eye ----------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        grouped = groupby(self.shapes.items(), lambda item: item[0].startswith("blocks."))
-        lines = [f"View of {len(self.ids)} tokens{', edited' * self.is_edited}: {' '.join(self.tokens)}"]
+        grouped = itertools.groupby(self.shapes.items(), lambda item: item[0].startswith("blocks."))
+        lines = [f"View of {len(self.ids)} tokens{', edited' * bool(self.edited)}: {' '.join(self.tokens)}"]
         lines += [f"loss {self.loss:.3f} nats per token; then {self.top(k=3)}"]
         for in_blocks, group in grouped:
             for name, shape in group:
@@ -172,12 +205,14 @@ class View:
 
         def tap(name: str, tensor: Tensor) -> Tensor:
             nonlocal room
-            tensor = self.tap(name, tensor)
+            before, tensor = tensor, self.tap(name, tensor)
+            if tensor is not before:
+                self.edited.add(name)
             self.shapes[name] = tuple(tensor.shape[1:])
             size = tensor.numel() * tensor.element_size()
             if size <= room and any(fnmatchcase(name, pattern) for pattern in patterns):
                 room -= size
-                self._kept[name] = tensor[0]
+                self._kept[name] = self._row(tensor)
             return tensor
 
         with torch.no_grad():
@@ -188,9 +223,17 @@ class View:
         results = {name: name.replace(RESULT, Z) for name in names if name.endswith(RESULT)}
         needed = {results.get(name, name) for name in names}
         found = {name: self._kept[name] for name in needed & self._kept.keys()}
-        if missing := needed - found.keys():
+        missing = needed - found.keys()
+
+        def tap(name: str, tensor: Tensor) -> Tensor:
+            tensor = self.tap(name, tensor)
+            if name in missing:
+                found[name] = self._row(tensor)
+            return tensor
+
+        if missing:
             with torch.no_grad():
-                self._run(self._into(found, missing))
+                self._run(tap)
         weights = dict(self.model.named_modules())
         for name, z in results.items():
             out = weights[name.removesuffix("hook_result") + "out"].weight
@@ -198,37 +241,47 @@ class View:
         return found
 
     def _gradients(self, names: Sequence[str], target: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        # All that a head adds passes through hook_attn_out unchanged, so its gradient is that of the sum.
-        sums = {name: name.replace(RESULT, "hook_attn_out") for name in names if name.endswith(RESULT)}
+        # All that a head adds becomes part of the sum unchanged: its gradient is the sum's, before that may be edited.
+        sums = {name.replace(RESULT, "hook_attn_out"): name for name in names if name.endswith(RESULT)}
         seen: dict[str, Tensor] = {}
-        record = self._into(seen, {sums.get(name, name) for name in names}, leaves=True)
+
+        def leaf(name: str, tensor: Tensor) -> Tensor:
+            # Fixed positions have no gradient of their own.
+            seen[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            return seen[name]
+
+        def tap(name: str, tensor: Tensor) -> Tensor:
+            if name in sums:
+                tensor = leaf(sums[name], tensor)
+            tensor = self.tap(name, tensor)
+            return leaf(name, tensor) if name in names else tensor
+
         with torch.enable_grad():
-            scalar = target(self._run(record))
+            scalar = target(self._run(tap))
             found = torch.autograd.grad(scalar, list(seen.values()), allow_unused=True, materialize_grads=True)
         gradients = {name: gradient[0] for name, gradient in zip(seen, found, strict=True)}
         heads = self.model.config.n_heads
-        return {
-            name: gradients[sums[name]][:, None].expand(-1, heads, -1) if name in sums else gradients[name]
-            for name in names
-        }
+        return gradients | {name: gradients[name][:, None].expand(-1, heads, -1) for name in sums.values()}
 
-    def _into(self, found: dict[str, Tensor], names: set[str], leaves: bool = False) -> Tap:
-        """A tap that puts these activations into `found`, as leaves of a graph with their batch if asked."""
+    def _row(self, tensor: Tensor) -> Tensor:
+        """Without the batch; a copy of what is a part of the model, through which it could be changed."""
+        row = tensor.detach()[0]
+        return row.clone() if row.untyped_storage().data_ptr() in self._memory else row
 
-        def tap(name: str, tensor: Tensor) -> Tensor:
-            tensor = self.tap(name, tensor)
-            if name not in names:
-                return tensor
-            if leaves and not tensor.requires_grad:  # fixed positions have no gradient of their own
-                tensor = tensor.detach().requires_grad_()
-            found[name] = tensor if leaves else tensor[0]
-            return tensor
-
-        return tap
+    @cached_property
+    def _memory(self) -> set[int]:
+        """Where the weights lie."""
+        own = itertools.chain(self.model.parameters(), self.model.buffers())
+        return {each.untyped_storage().data_ptr() for each in own}
 
     def _run(self, tap: Tap) -> Tensor:
         with evaluating(self.model):
             return self.model(self._ids_T[None], tap=tap)[0]
+
+
+def entropy(probs_TV: Tensor) -> Tensor:
+    """Of each row, in bits."""
+    return torch.special.entr(probs_TV).sum(-1) / math.log(2)
 
 
 def head_results(z_THD: Tensor, out_CC: Tensor) -> Tensor:

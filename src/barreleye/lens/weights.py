@@ -13,7 +13,7 @@ from torch import Tensor
 
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.lens.attribution import output_logits
-from barreleye.lens.subject import Who, block_of, check_index, subject_of, token_id
+from barreleye.lens.subject import Who, block_of, check_index, check_positive, likeliest, subject_of, token_id
 from barreleye.model.transformer import Attention, Transformer
 
 MOST_CELLS = 2**25  # of a token-to-token map: 128 MiB
@@ -26,8 +26,7 @@ def neighbours(who: Who, token: str | int, k: int = 10, step: int | None = None)
     with torch.no_grad():
         cosine_V = F.cosine_similarity(model.embed.weight[chosen], model.embed.weight, dim=-1)
     cosine_V[chosen] = -math.inf
-    top = cosine_V.topk(min(k, len(cosine_V) - 1))
-    return [(tokenizer.token_text(i), x) for i, x in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return likeliest(tokenizer, cosine_V, min(k, len(cosine_V) - 1))
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,20 @@ class Spectrum:
 
 @torch.no_grad()
 def spectra(who: Who, step: int | None = None) -> list[Spectrum]:
-    """One for each weight matrix of the model."""
-    found = []
-    for name, weight in subject_of(who, step).model.named_parameters():
-        if weight.ndim == 2:
-            values = torch.linalg.svdvals(weight)
-            share = values / values.sum()
-            rank = float(torch.special.entr(share).sum().exp())
-            found.append(Spectrum(name, tuple(weight.shape), values, float(weight.norm()), rank))
-    return found
+    """One for each weight matrix of the model. `attn.qkv.weight` is three in one: W_Q, W_K and W_V have one each."""
+    model = subject_of(who, step).model
+    matrices = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}
+    for layer in range(model.config.n_layers):
+        joint = matrices.pop(f"blocks.{layer}.attn.qkv.weight")
+        names = [f"blocks.{layer}.attn.W_{each}" for each in "QKV"]
+        matrices |= dict(zip(names, joint.split(_widths(block_of(model, layer).attn)), strict=True))
+    return [_spectrum(name, matrix) for name, matrix in matrices.items()]
+
+
+def _spectrum(name: str, matrix: Tensor) -> Spectrum:
+    values = torch.linalg.svdvals(matrix)
+    rank = float(torch.special.entr(values / values.sum()).sum().exp()) if values.any() else 0.0
+    return Spectrum(name, tuple(matrix.shape), values, float(matrix.norm()), rank)
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,19 @@ class Circuit:
 
 @torch.no_grad()
 def qk_circuit(
-    who: Who, layer: int, head: int, tokens: Sequence[str | int] | None = None, step: int | None = None
+    who: Who,
+    layer: int,
+    head: int,
+    tokens: Sequence[str | int] | None = None,
+    step: int | None = None,
+    distance: int = 0,
 ) -> Circuit:
     """How much a head wants to look from one token to another, as scores before the softmax (Elhage et al. 2021).
 
     The stream is taken to hold a token's embedding alone, normalized as that layer does; positions are left out.
-    tokens: those to map (all unless told). Raises ValueError for a layer or head that is not there, or too many tokens.
+    tokens: those to map (all unless told). distance: how many tokens the key stands back, which counts for rotary
+    positions alone; at 0 a token looks at its own place. Raises ValueError for a layer, a head or a distance that is
+    not there, or too many tokens.
     """
     model, tokenizer, _ = subject_of(who, step)
     ids = _chosen(model, tokenizer, tokens)
@@ -98,6 +109,8 @@ def qk_circuit(
     q_NC, k_NC, _ = attn.qkv(normalized_NC).split(_widths(attn), dim=-1)
     q_ND = attn.q_norm(q_NC.unflatten(-1, (-1, attn.d_head))[:, head])
     k_ND = attn.k_norm(k_NC.unflatten(-1, (-1, attn.d_head))[:, _group(attn, head)])
+    check_index("distance", distance, model.config.context_length)
+    q_ND = attn.rotate(q_ND[:, None, None], distance)[:, 0, 0]
     return Circuit([tokenizer.token_text(i) for i in ids.tolist()], q_ND @ k_ND.T / math.sqrt(attn.d_head))
 
 
@@ -123,6 +136,7 @@ def _attention(model: Transformer, layer: int, head: int) -> Attention:
 
 def _chosen(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[str | int] | None) -> Tensor:
     size = model.config.vocab_size if tokens is None else len(tokens)
+    check_positive("the number of tokens", size)
     if size**2 > MOST_CELLS:
         raise ValueError(f"a map of {size} x {size} tokens is too large; choose some with tokens=")
     ids = range(size) if tokens is None else [token_id(tokenizer, token) for token in tokens]

@@ -104,8 +104,8 @@ class Positions(nn.Module):
         """What is added to the embeddings of positions start..end, shape (T, C), or None."""
         return None
 
-    def rotate(self, x_BTHD: Tensor, start: int) -> Tensor:
-        """What is done to queries and keys whose first position is `start`."""
+    def rotate(self, x_BTHD: Tensor, start: int, tap: Tap = no_tap, name: str = "") -> Tensor:
+        """What is done to queries and keys whose first position is `start`; tapped under `name` where anything is."""
         return x_BTHD
 
 
@@ -142,11 +142,11 @@ class Rotary(Positions):
         self.register_buffer("cos_TD", angle_TD.cos(), persistent=False)
         self.register_buffer("sin_TD", angle_TD.sin(), persistent=False)
 
-    def rotate(self, x_BTHD: Tensor, start: int) -> Tensor:
+    def rotate(self, x_BTHD: Tensor, start: int, tap: Tap = no_tap, name: str = "") -> Tensor:
         end = start + x_BTHD.shape[1]
         cos_T1D, sin_T1D = self.cos_TD[start:end, None], self.sin_TD[start:end, None]  # type: ignore[index]
         left, right = x_BTHD.chunk(2, -1)
-        return (x_BTHD * cos_T1D + torch.cat([-right, left], -1) * sin_T1D).to(x_BTHD.dtype)
+        return tap(name, (x_BTHD * cos_T1D + torch.cat([-right, left], -1) * sin_T1D).to(x_BTHD.dtype))
 
 
 def sines(config: ModelConfig) -> Tensor:

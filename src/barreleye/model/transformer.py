@@ -119,8 +119,8 @@ class Attention(nn.Module):
         start = cache.length if cache else 0
         heads_BTHD = self.qkv(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHD, k_BTHD, v_BTHD = heads_BTHD.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
-        q_BTHD = self.rotate(self.q_norm(tap(self.at + "hook_q", q_BTHD)), start)
-        k_BTHD = self.rotate(self.k_norm(tap(self.at + "hook_k", k_BTHD)), start)
+        q_BTHD = self.rotate(self.q_norm(tap(self.at + "hook_q", q_BTHD)), start, tap, self.at + "hook_rot_q")
+        k_BTHD = self.rotate(self.k_norm(tap(self.at + "hook_k", k_BTHD)), start, tap, self.at + "hook_rot_k")
         v_BTHD = tap(self.at + "hook_v", v_BTHD)
         if cache:
             k_BTHD, v_BTHD = cache.extend(self.layer, k_BTHD, v_BTHD)
