@@ -35,7 +35,19 @@ def test_findings_stand_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -
     page = write_learning_report(run)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    assert "What the doctor found" in text and "too &lt;loud&gt;" in text and "9 dB" in text
+    assert (
+        "What the doctor found" in text and "too &lt;loud&gt; (seen at step 5, later gone)" in text and "9 dB" in text
+    )
+
+
+def test_what_the_doctor_says_in_the_end_stands_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it said so on the way or not."""
+    lines = [*run.metrics(), {"step": 5, "not_finite": "step 6: the loss is nan"}]
+    monkeypatch.setattr(Run, "metrics", lambda self: lines)
+    page = write_learning_report(run)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "step 6: the loss is nan" in text and "later gone" not in text
 
 
 def test_replies_have_a_curve_where_they_were_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

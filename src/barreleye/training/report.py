@@ -6,7 +6,8 @@ from typing import Any
 
 from barreleye.files import write_file
 from barreleye.reports.page import Sample, Section, Table, page
-from barreleye.run import Run
+from barreleye.run import Run, latest_score
+from barreleye.training.doctor import examine
 
 SCORED = {
     "all": ("held out, all tokens", "#009e73"),
@@ -64,9 +65,8 @@ def write_learning_report(run: Run) -> Path | None:
     figure.update_xaxes(title_text="step", row=3, col=1)
     figure.update_layout(hovermode="x unified", height=800, legend=dict(orientation="h", y=1.02, yanchor="bottom"))
     sections = [Section("Loss, gradient and rate", figures=[figure])]
-    if findings := [line["finding"] for line in lines if "finding" in line]:
-        table = Table(("seen", "evidence", "try"), [(f["name"], f["evidence"], f["advice"]) for f in findings])
-        sections.append(Section("What the doctor found", tables=[table]))
+    if findings := _findings(run, lines):
+        sections.append(Section("What the doctor found", tables=[Table(("seen", "evidence", "try"), findings)]))
     if probes := {line["step"]: line["probe"] for line in lines if "probe" in line}:
         words = ["On a fixed batch of training, without dropout; docs/run-folder.md says what each figure is."]
         sections.append(Section("Inside", words, figures=[_inside(probes)]))
@@ -109,10 +109,21 @@ def _inside(probes: dict[int, dict[str, Any]]) -> Any:
     return figure
 
 
+def _findings(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What the doctor says in the end, and what it said on the way and says no more."""
+    last = examine(run.config, lines)
+    on_the_way = {line["finding"]["name"]: line for line in lines if "finding" in line}
+    gone = [line for name, line in on_the_way.items() if name not in {finding.name for finding in last}]
+    return [(f.name, f.evidence, f.advice) for f in last] + [
+        (f"{(f := line['finding'])['name']} (seen at step {line['step']}, later gone)", f["evidence"], f["advice"])
+        for line in gone
+    ]
+
+
 def _summary(run: Run, lines: list[dict[str, Any]]) -> list[str]:
     steps = f"{lines[-1]['step']:,} of {run.config.train.steps:,} steps"
     words = [f"{steps} on {run.config.data.kind} {', '.join(run.config.data.sources)}."]
-    scores: dict[str, Any] = next((line["held_out"] for line in reversed(lines) if "held_out" in line), {})
+    scores = latest_score(lines) or {}
     for part, (name, _) in SCORED.items():
         if score := scores.get(part):
             per_byte = f"{score['bits_per_byte']:.3f} bits per byte"
