@@ -131,7 +131,8 @@ def report_costs() -> None:
         print(f"  {name}: {statistics.fmean(took):.3f} s, {n} times: {shares[name]:.2%} of the steps' time")
     own = sum(shares[name] for name in ("look inside", "weights before", "snapshot", "facts", "doctor"))
     limit = verdict(own <= MOST_SHARE, f"{MOST_SHARE:.0%}")
-    print(f"recorder: {own:.2%} of the steps' time ({limit}); with held-out looks, samples, saves {sum(shares.values()):.2%}")
+    print(f"recorder: {own:.2%} of the steps' time ({limit})")
+    print(f"with held-out looks, samples and saves: {sum(shares.values()):.2%}")
 
 
 def report_disk(run: Run) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from barreleye.data.batches import TextBatches
 from barreleye.data.persona import converse
@@ -195,6 +195,14 @@ class OneBatch(TextBatches):
         return super().__call__(0)
 
 
+def keep_gradients(optimizer: Optimizer, set_to_none: bool = True) -> None:
+    """As sums: the loop has made means of them."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad *= BASE["batch_tokens"]
+
+
 # The table ---------------------------------------------------------------------------------------------------------
 
 TOO_HIGH, TOO_LOW, WARMUP = "learning rate too high", "learning rate too low", "warm-up is missing"
@@ -256,9 +264,9 @@ def copied_chats(folder: Path, seed: int, options: dict[str, Any]) -> None:
 def fine_tuned(folder: Path, seed: int, options: dict[str, Any]) -> None:
     """From what a fish says to what a cat says, in the fish's letters."""
     kept = {name: value for name, value in options.items() if name not in SHAPE}
-    fish, cat = said_by("fish", seed), said_by("cat", seed)
-    (folder / "fish.txt").write_text(fish, encoding="utf-8")
-    (folder / "cat.txt").write_text("".join(c for c in cat if c in set(fish)), encoding="utf-8")
+    known = set(said_by("fish", seed))
+    (folder / "fish.txt").write_text(said_by("fish", seed), encoding="utf-8")
+    (folder / "cat.txt").write_text("".join(c for c in said_by("cat", seed) if c in known), encoding="utf-8")
     first = grow(text=folder / "fish.txt", out=folder / "first", **(BASE | dict(seed=seed)))
     grow(text=folder / "cat.txt", from_run=first, out=folder / "run", **kept)
 
@@ -312,7 +320,7 @@ FAULTS = [
     Fault("targets shifted by two", NOT_NEXT, batches=ShiftedByTwo),
     Fault("AdamW with a weight decay of 30", DECAY, ADAMW | dict(weight_decay=30.0)),
     Fault("dropout of 0.9", NOTHING, dict(dropout=0.9)),
-    Fault("gradients that are never cleared", NOTHING, clear=lambda self, set_to_none=True: None),
+    Fault("gradients that are never cleared", NOTHING, dict(clip=0.0), clear=keep_gradients),
     Fault("half of the targets random", NOT_NEXT, batches=HalfRandomTargets),
     Fault("fine-tuned with AdamW at a hundred times its rate", TOO_HIGH, ADAMW | dict(learning_rate=0.3),
           grown=fine_tuned),

@@ -163,11 +163,11 @@ def test_overfitting_since_when() -> None:
     assert found(held_out={0: 4.1, 50: 2.0, 100: 1.99, 150: 2.0, 200: 2.01}) == []
 
 
-def test_tokens_that_never_occur_are_a_note_where_the_tokenizer_is_of_these_data() -> None:
+def test_tokens_that_never_occur_are_a_note_unless_another_runs_tokenizer_hardly_knows_the_data() -> None:
     rows = "rows of the embedding that are never read"
-    for from_run, is_note in (("", True), ("runs/cat", False)):
+    for from_run, unused, is_note in (("", 0.9, True), ("runs/cat", 0.5, True), ("runs/cat", 0.9, False)):
         config = dataclasses.replace(CONFIG, data=DataConfig(kind="chats", from_run=from_run))
-        findings = examine(config, [{"step": 0, "facts": FACTS | dict(unused=0.4)}])
+        findings = examine(config, [{"step": 0, "facts": FACTS | dict(unused=unused)}])
         assert [(f.name, f.is_note) for f in findings] == [(rows, is_note)]
 
 

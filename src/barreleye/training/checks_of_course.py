@@ -1,7 +1,7 @@
 """The doctor's checks of the course of a training: how it was moved, and what it came to. Each is one small function
 from the record to a `Finding`, or None; what counts as too much is a constant, with the usual value beside it."""
 
-from barreleye.training.record import ENOUGH, NEAR, Finding, Record, median
+from barreleye.training.record import ENOUGH, NEAR, Finding, Record
 
 # The steps ---------------------------------------------------------------------------------------------------------
 
@@ -9,8 +9,8 @@ ROSE = 0.5  # nats above the first loss
 FELL_BACK = 0.3  # of what had been learned was lost again
 EARLY = 0.1  # of the training
 FEW_WARMUP = 0.01  # of the training
-LARGE_UPDATE = 0.05  # of the weights of the blocks, at the highest rate
-USUAL_UPDATE = 0.005, 0.02  # the same numbers stand in docs/run-folder.md
+USUAL_UPDATE = 0.005, 0.02  # of the weights of the blocks, at the highest rate; also in docs/run-folder.md
+LARGE_UPDATE = 0.03
 MOVED = 0.5  # of their length that the weights of the blocks go in a whole training; usually once or several times it
 DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003
 
@@ -60,8 +60,8 @@ def learning_rate_too_high(r: Record) -> Finding | None:
         evidence = f"the loss had come to {best:.2f} near step {r.steps[at * r.window]}, and rose to {worst:.2f} again"
     elif r.progress > 0.3 and r.falls_short and (update := _largest_update(r)) > LARGE_UPDATE:
         evidence = (
-            f"the loss stays at {r.final:.2f}, and a step moved the weights of the blocks by {update:.0%} of their "
-            f"length; usual is {USUAL_UPDATE[0]:.1%} to {USUAL_UPDATE[1]:.0%}"
+            f"the loss stays at {r.final:.2f}, and steps moved the weights of the blocks by up to {update:.0%} of "
+            f"their length; usual is {USUAL_UPDATE[0]:.1%} to {USUAL_UPDATE[1]:.0%}"
         )
     return Finding("learning rate too high", evidence, f"a tenth of it: {_rates(r, 0.1)}") if evidence else None
 
@@ -93,10 +93,8 @@ def _updates_of_blocks(r: Record) -> list[dict[int, float | None]]:
 
 
 def _largest_update(r: Record) -> float:
-    """Behind the first steps, of the group that is moved most."""
-    later = {step for step, _ in r.later_probes(0.05)}
-    updates = [{step: u for step, u in found.items() if step in later} for found in _updates_of_blocks(r)]
-    return max((median(found.values()) for found in updates), default=0.0)
+    """Of any step that was looked at, of the group that it moved most."""
+    return max((update or 0.0 for updates in _updates_of_blocks(r) for update in updates.values()), default=0.0)
 
 
 def _path(updates: dict[int, float | None]) -> float:

@@ -12,6 +12,7 @@ SAME = 0.5  # of the batches; usually none
 REPEATED = 0.5  # of the data; usually less than a fifth
 LEAKED = 0.3  # of the held-out side more than of the training side stood there before; usually none
 UNUSED = 0.25  # of the learned tokens; usually less than a tenth
+FOREIGN = 0.75  # of another run's learned tokens; usually half or less, where the data are of its kind
 
 
 def targets_are_the_inputs(r: Record) -> Finding | None:
@@ -82,14 +83,14 @@ def copies_left_out(r: Record) -> Finding | None:
 
 
 def tokens_unused(r: Record) -> Finding | None:
-    """A note where the tokenizer was learned on these data: a large --vocab costs a little, and spoils nothing."""
+    """A note, unless it is another run's tokenizer that hardly knows these data: rows to spare spoil nothing."""
     unused = r.facts.get("unused") or 0.0
     if unused < UNUSED:
         return None
-    is_foreign = bool(r.config.data.from_run)
+    from_run = bool(r.config.data.from_run)
     return Finding(
         "rows of the embedding that are never read",
         f"{unused:.0%} of the learned tokens (single bytes and special ones aside) do not occur in the training side",
-        "data like the earlier run's, or a run of its own" if is_foreign else "a smaller --vocab",
-        is_note=not is_foreign,
+        "data like the earlier run's, or a run of its own" if from_run else "a smaller --vocab",
+        is_note=not (from_run and unused > FOREIGN),
     )
