@@ -44,19 +44,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", default=["tuned", "held-back", "healthy"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="those whose name has this in it")
     given = parser.parse_args()
     for name, table in (("tuned", faults.TUNED), ("held-back", faults.HELD_BACK)):
-        if name in given.which:
+        table = [fault for fault in table if given.only in fault.name]
+        if name in given.which and table:
             right, tried = try_faults(table, given.seeds), len(table) * given.seeds
             print(f"{name}: the right cause first in {right} of {tried} ({right / tried:.0%})", flush=True)
     if "healthy" in given.which:
         alarms = notes = 0
-        for name in faults.HEALTHY:
-            found = said(lambda folder: faults.healthy(name, folder))  # noqa: B023
+        tried_on = [training for training in faults.HEALTHY if given.only in training.name]
+        for training in tried_on:
+            found = said(lambda folder: faults.healthy(training, folder))  # noqa: B023
             alarms += any(not finding.is_note for finding in found)
             notes += any(finding.is_note for finding in found)
-            print(f"  {name}: {'; '.join(f'{f.name} ({f.evidence})' for f in found) or 'nothing'}", flush=True)
-        print(f"healthy: {alarms} false alarms, {notes} notes in {len(faults.HEALTHY)} runs")
+            print(f"  {training.name}: {'; '.join(f'{f.name} ({f.evidence})' for f in found) or 'nothing'}", flush=True)
+        print(f"healthy: {alarms} false alarms, {notes} notes in {len(tried_on)} runs")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import math
 from barreleye import Run, grow
 from barreleye.data.split import overlap
 from barreleye.evaluation.predictors import NGram, encode_rows, scored_tokens
+from barreleye.run import latest_score
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     corpus, tokenizer = run.corpus(), run.tokenizer
 
     lines = run.metrics()
-    score = [line["held_out"] for line in lines if "held_out" in line][-1]["replies"]
+    score = latest_score(lines)["replies"]
     seconds = max(line["seconds"] for line in lines if "seconds" in line)
 
     train, rows = encode_rows(corpus.train, tokenizer), encode_rows(corpus.held_out, tokenizer)

@@ -1,9 +1,10 @@
 """What looking costs: the recorder's share of a training's time, its size on disk, and how long a timeline takes.
 
-    python benchmarks/recorder.py [--steps 60] [--threads N]
+    python benchmarks/recorder.py [--steps 60] [--whole 850] [--threads N] [--conversations N]
 
-Trains the default fish for some steps (of fewer conversations: a step costs the same), timing each step and each look
-in the same run, and counts them as often as the default training has them.
+Trains the default fish for some steps, timing each step and each look in the same run, and counts them as often as the
+default training has them; the doctor is timed on a record as long as that training's. Then trains for `--whole` steps
+with all looks and with none, one after the other, and puts both times side by side (0: not).
 """
 
 import argparse
@@ -20,11 +21,12 @@ import torch
 
 from barreleye import PRESETS, Run, grow, timeline
 from barreleye.training import grow as grow_module
+from barreleye.training.doctor import examine
 from barreleye.training.loop import Step
-from barreleye.training.recorder import Recorder, is_due, snapshot_steps
+from barreleye.training.recorder import Recorder, is_asked, is_due, snapshot_steps
 
-CONVERSATIONS = 6000
 PROMPT = 64  # tokens
+MOST_SHARE, MOST_MB, MOST_SECONDS = 0.05, 360, 3.0  # of the training's time; of all snapshots; of a timeline
 
 seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -46,7 +48,7 @@ class TimedRecorder(Recorder):
         super().__init__(run, *args, **kwargs)
         self.came: list[float] = []
         self.left: list[float] = []
-        for name in ("facts", "evaluate", "samples", "save", "consult"):
+        for name in ("facts", "evaluate", "samples", "save"):
             setattr(self, name, timed(name, getattr(self, name)))
         run.save_snapshot = timed("snapshot", run.save_snapshot)  # type: ignore[method-assign]
 
@@ -66,16 +68,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--whole", type=int, default=PRESETS["fish"].train.steps)
+    parser.add_argument("--conversations", type=int, help="fewer, to try this out: the data are looked at too")
     given = parser.parse_args()
-    grow_module.Recorder = TimedRecorder  # type: ignore[misc]
+    options = dict(conversations=given.conversations, quiet=True, threads=given.threads)
     with tempfile.TemporaryDirectory() as folder:
-        run = grow(
-            "fish", conversations=CONVERSATIONS, steps=given.steps, record_every=5, out=Path(folder, "run"), quiet=True,
-            threads=given.threads,
-        )  # fmt: skip
+        grow_module.Recorder = TimedRecorder  # type: ignore[misc]
+        run = grow("fish", steps=given.steps, record_every=5, out=Path(folder, "run"), **options)
+        grow_module.Recorder = Recorder  # type: ignore[misc]
+        time_doctor(run)
         report_costs()
         report_disk(run)
         report_timeline(run)
+        if given.whole:
+            report_whole(Path(folder), options | dict(steps=given.whole))
+
+
+def verdict(is_kept: bool, limit: str) -> str:
+    return f"at most {limit}: {'kept' if is_kept else 'NOT KEPT'}"
+
+
+def time_doctor(run: Run) -> None:
+    """On a record as long as the default training's when it is half done, which is the mean of what it reads."""
+    lines, half = run.metrics(), PRESETS["fish"].train.steps // 2
+    longer = [line | {"step": line["step"] + start} for start in range(0, half, lines[-1]["step"]) for line in lines]
+    for _ in range(3):
+        timed("doctor", examine)(run.config, longer)
+
+
+def report_whole(folder: Path, options: dict[str, Any]) -> None:
+    took = {}
+    for name, knobs in (("off", dict(record_every=0, snapshots=0)), ("on", {})):
+        run = grow("fish", out=folder / name, **options, **knobs)
+        took[name] = max(line["seconds"] for line in run.metrics() if "seconds" in line)
+    more = took["on"] / took["off"] - 1
+    print(
+        f"{options['steps']} steps take {took['on']:.0f} s with all looks, {took['off']:.0f} s without: {more:+.2%} "
+        f"({verdict(more <= MOST_SHARE, f'{MOST_SHARE:.0%}')})"
+    )
 
 
 def report_costs() -> None:
@@ -86,6 +116,7 @@ def report_costs() -> None:
         "weights before": looks,
         "snapshot": len(snapshot_steps(config.steps, config.snapshots)),
         "facts": 1,
+        "doctor": sum(is_asked(step, config) for step in range(config.steps + 1)),
         "evaluate": config.steps // config.eval_every + 2,
         "samples": config.steps // config.sample_every + 2,
         "save": config.steps // config.save_every + 2,
@@ -97,14 +128,18 @@ def report_costs() -> None:
         took = [t for t in seconds[name] if name != "weights before" or t > 1e-3] or [0.0]
         shares[name] = n * statistics.fmean(took) / (config.steps * step)
         print(f"  {name}: {statistics.fmean(took):.3f} s, {n} times: {shares[name]:.2%} of the steps' time")
-    own = sum(shares[name] for name in ("look inside", "weights before", "snapshot", "facts"))
-    print(f"recorder: {own:.2%} of training time; with held-out looks, samples and saves {sum(shares.values()):.2%}")
+    own = sum(shares[name] for name in ("look inside", "weights before", "snapshot", "facts", "doctor"))
+    limit = verdict(own <= MOST_SHARE, f"{MOST_SHARE:.0%}")
+    print(f"recorder: {own:.2%} of the steps' time ({limit})")
+    print(f"with held-out looks, samples and saves: {sum(shares.values()):.2%}")
 
 
 def report_disk(run: Run) -> None:
     kept = [sum(f.stat().st_size for f in (run.path / "snapshots" / str(s)).iterdir()) for s in run.snapshots()]
     most = PRESETS["fish"].train.snapshots
-    print(f"snapshots: {max(kept) / 1e6:.1f} MB each, {most} of them {most * max(kept) / 1e6:.0f} MB")
+    whole = most * max(kept) / 1e6
+    limit = verdict(whole <= MOST_MB, f"{MOST_MB} MB")
+    print(f"snapshots: {max(kept) / 1e6:.1f} MB each, {most} of them {whole:.0f} MB ({limit})")
 
 
 def report_timeline(run: Run) -> None:
@@ -114,7 +149,8 @@ def report_timeline(run: Run) -> None:
         found = timeline(run, ids, lambda view: view.logits_TV[-1])
         took.append(time.perf_counter() - began)
     assert all(not torch.equal(found[a], found[b]) for a, b in pairwise(found))
-    print(f"timeline of {len(found)} snapshots, {PROMPT} tokens: {min(took):.2f} s")
+    limit = verdict(min(took) <= MOST_SECONDS, f"{MOST_SECONDS:.0f} s")
+    print(f"timeline of {len(found)} snapshots, {PROMPT} tokens: {min(took):.2f} s ({limit})")
 
 
 if __name__ == "__main__":

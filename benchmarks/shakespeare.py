@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from barreleye import grow
+from barreleye.run import latest_score
 
 TARGET = 1.88
 
@@ -29,7 +30,7 @@ def main() -> None:
         )
         seconds = time.perf_counter() - began
         lines = run.metrics()
-    score = [line["held_out"] for line in lines if "held_out" in line][-1]["all"]
+    score = latest_score(lines)["all"]
     last = [line for line in lines if "loss" in line][-1]
     print(
         f"{arguments.preset}: validation loss {score['loss']:.4f} over {score['tokens']:,} characters after"

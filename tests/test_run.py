@@ -13,6 +13,7 @@ from barreleye.config import Config, DataConfig, ModelConfig, TrainConfig
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, CHAT_TEMPLATE, Conversation, Message, chat_texts
 from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.files import PARTIAL
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run, create, find, list_runs
 
@@ -235,16 +236,42 @@ def test_the_record_is_forgotten_after_a_step_and_a_torn_line_with_it(run: Run) 
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (run.path / "metrics.jsonl").write_text(text + '{"step": 6, "lo', encoding="utf-8")
     assert run.metrics() == lines
-    run.drop_metrics_after(3)
+    run.go_back_to(3)
     assert run.metrics() == lines[:4]
     with (run.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4}\n')
+        file.write('{"loss": 5.0}\n{"step": 4}\n')
     assert run.metrics() == [*lines[:4], {"step": 4}]
 
 
 def test_a_record_that_is_not_there_is_empty(run: Run) -> None:
-    run.drop_metrics_after(3)
+    run.go_back_to(3)
     assert run.metrics() == []
+
+
+def test_snapshots_after_a_step_and_half_written_folders_are_forgotten_with_the_record(run: Run) -> None:
+    for step in (0, 2, 3, 4, 8):
+        (run.path / "snapshots" / str(step)).mkdir(parents=True)
+    torn = [run.path / folder / f".5{PARTIAL}" for folder in ("snapshots", "state")]
+    for folder in torn:
+        folder.mkdir(parents=True)
+    run.go_back_to(3)
+    assert run.snapshots() == [0, 2, 3] and not any(folder.exists() for folder in torn)
+
+
+@pytest.mark.parametrize(
+    ("there", "planned", "kept"),
+    [
+        ([0, 1, 2, 4, 6, 8, 10], [0, 1, 2, 4, 8, 16, 24], [0, 1, 2, 4, 8]),
+        ([0, 1, 2, 4, 6, 8, 10], [0, 1, 7, 20], [0, 1, 6]),
+        ([0, 1, 2], [0, 1, 2, 4], [0, 1, 2]),
+        ([], [0, 1], []),
+    ],
+)
+def test_a_longer_plan_keeps_the_nearest_snapshots(run: Run, there: list, planned: list, kept: list) -> None:
+    for step in there:
+        (run.path / "snapshots" / str(step)).mkdir(parents=True)
+    run.thin_snapshots(planned)
+    assert run.snapshots() == kept
 
 
 # The lock ----------------------------------------------------------------------------------------------------------

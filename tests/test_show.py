@@ -77,7 +77,7 @@ def print_everything(run):
     for name, preset in PRESETS.items():
         model = ModelConfig(**{**vars(preset.model), "vocab_size": preset.usual_vocab})
         show.count_table(name, model, preset.train, count(model, preset.train.batch_tokens))
-    lines = [{"loss": 10.5}, {"held_out": {"all": score(10.5), "replies": score(10.25)}}]
+    lines = [{"step": 9, "loss": 10.5}, {"step": 9, "held_out": {"all": score(10.5), "replies": score(10.25)}}]
     show.runs_table([run("barreleye-with-rope", "a/way/to/somebodys-chats.jsonl", "chats", 100_000, 99_999, lines)])
     show.personas_table((name, load_persona(name)) for name in persona_names())
     show.persona_report(check_of("fish"))
@@ -85,7 +85,7 @@ def print_everything(run):
         checked(*(f"a_folder/a_sheet.yaml:{n}: something is wrong here; do this " * 3 for n in range(9)))
     )
     show.show_conversations([conversation("why " * 60, "so " * 200)])
-    show.show_findings([Finding("too long", "because " * 40, "try [less] " * 30)], "usual")
+    show.show_findings([Finding("too long", "because " * 40, "try [less] " * 30)], ["not looked at: " * 9], "usual")
 
 
 def test_nothing_is_wider_than_80_columns_and_nothing_is_cut(terminal, run):
@@ -159,7 +159,8 @@ def test_runs_show_how_far_each_has_come(capsys, run):
         {"step": 1, "loss": 5.0},
         {"step": 1, "held_out": {"all": score(4.75), "replies": score(4.5)}},
         {"step": 2, "loss": 3.25},
-        {"step": 2, "held_out": {"all": score(3.75), "replies": score(3.5)}},
+        {"step": 2, "held_out": {"all": score(3.75), "replies": score(3.25)}},
+        {"step": 2, "held_out_whole": {"all": score(3.75), "replies": score(3.5)}},
         {"step": 2, "samples": []},
     ]
     text_lines = [{"step": 9, "loss": 2.0}, {"step": 9, "held_out": {"all": score(1.5), "replies": None}}]
@@ -184,11 +185,13 @@ def test_no_runs_yet(capsys):
 
 def test_a_note_alone_is_no_fault(capsys):
     note = Finding("small", "seen", "more", is_note=True)
-    show.show_findings([note], "as usual")
+    show.show_findings([note], [], "as usual")
     assert capsys.readouterr().out == (
         "note: small\n  seen  seen\n  try   more\nnothing is wrong, as far as the record shows\nas usual\n"
     )
-    show.show_findings([Finding("large", "seen", "less"), note], "as usual")
+    show.show_findings([], ["too short"], "as usual")
+    assert capsys.readouterr().out == "too short\nas usual\n"
+    show.show_findings([Finding("large", "seen", "less"), note], [], "as usual")
     printed = capsys.readouterr().out
     assert printed.startswith("large\n  seen  seen\n  try   less\nnote: small\n") and "nothing is wrong" not in printed
 

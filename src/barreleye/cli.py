@@ -201,7 +201,7 @@ def doctor(run: RunArgument) -> None:
     from barreleye.run import Run
     from barreleye.show import show_findings
     from barreleye.training import bands
-    from barreleye.training.doctor import diagnose
+    from barreleye.training.doctor import diagnose, unseen
 
     opened = Run(run)
-    show_findings(diagnose(opened), bands.compare(opened))
+    show_findings(diagnose(opened), unseen(opened), bands.compare(opened))

@@ -17,17 +17,27 @@ PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LARGEST_FILE = 64 * 2**30
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Says which file it was where writing fails: the system's own error does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens, `path` holds either all of it or what it held before."""
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             file.write(data)
             _sync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
+        with naming(path):
+            partial.replace(path)
+    except OSError:
         partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write does not say which file
+        raise
     sync_folder(path.parent)
 
 

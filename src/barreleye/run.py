@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,17 @@ class Run:
         """Keep the weights of `step` in float16, under the names of the model folder."""
         write_folder(self.path / "snapshots" / str(step), {"model.safetensors": self._safetensors(weights, "float16")})
 
+    def thin_snapshots(self, planned: Sequence[int]) -> None:
+        """Keep, of the snapshots that there are, the nearest to each planned step: a training that became longer has
+        room for fewer of its beginning."""
+        there = self.snapshots()
+        passed = [step for step in planned if step <= max(there, default=-1)]
+        self._drop_snapshots(set(there) - {min(there, key=lambda step: abs(step - wanted)) for wanted in passed})
+
+    def _drop_snapshots(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            shutil.rmtree(self.path / "snapshots" / str(step), ignore_errors=True)
+
     def _safetensors(self, weights: "dict[str, Tensor]", dtype: str) -> bytes:
         import torch
         from safetensors.torch import save
@@ -178,13 +189,17 @@ class Run:
     # What happened while it learned --------------------------------------------------------------------------------
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of the record. A last line torn by a crash is left out."""
-        return list(json_lines(self.path / "metrics.jsonl"))
+        """Every line of the record. One that was torn by a crash, or is of no step, is left out."""
+        return [line for line in json_lines(self.path / "metrics.jsonl") if isinstance(line.get("step"), int)]
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget what was recorded after the state that a resumed training starts from."""
+    def go_back_to(self, step: int) -> None:
+        """Forget what was recorded and kept after the state that a resumed training starts from: it comes again, and
+        not the same where the training goes on elsewhere."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         write_file(self.path / "metrics.jsonl", "".join(kept).encode())
+        self._drop_snapshots(later for later in self.snapshots() if later > step)
+        for half_written in self.path.glob(f"s*/.*{PARTIAL}"):  # of snapshots/ and state/
+            shutil.rmtree(half_written, ignore_errors=True)
 
     @property
     def step(self) -> int:
@@ -253,6 +268,12 @@ class Run:
     def is_live(self) -> bool:
         """Whether a training is writing here now."""
         return _is_locked(self.path / "lock")
+
+
+def latest_score(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last held-out score of a record: the end's is of all that is held out, those on the way of its beginning."""
+    keys = ("held_out_whole", "held_out")
+    return next((line[key] for line in reversed(lines) for key in keys if key in line), None)
 
 
 def find(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from barreleye.data.chat_format import Conversation
 from barreleye.data.persona_check import PersonaCheck
 from barreleye.data.sheet import Persona
 from barreleye.reports.page import Section
-from barreleye.run import Run
+from barreleye.run import Run, latest_score
 
 if TYPE_CHECKING:  # a list of runs or characters does not wait for torch
     from barreleye.model.count import Count
@@ -78,8 +78,8 @@ def runs_table(runs: Sequence[Run]) -> None:
     for run in runs:
         lines = run.metrics()
         losses = [line["loss"] for line in lines if "loss" in line]
-        scores = [line["held_out"] for line in lines if "held_out" in line]
-        score = (scores[-1]["replies"] or scores[-1]["all"]) if scores else None
+        scores = latest_score(lines)
+        score = (scores["replies"] or scores["all"]) if scores else None
         model, data = run.config.model, run.config.data
         state = "learning" if run.is_live else "" if run.step >= run.config.train.steps else "stopped"
         table.add_row(
@@ -136,14 +136,16 @@ def persona_report(check: PersonaCheck) -> None:
     console.print(Text(findings.get(len(check.findings), f"{len(check.findings):,} findings"), "bold"))
 
 
-def show_findings(findings: Sequence["Finding"], usual: str) -> None:
-    """What the doctor found, the cause first: what it is, how one can see it, what to try. `usual`: whether the loss
-    is what it usually is."""
+def show_findings(findings: Sequence["Finding"], unseen: Sequence[str], usual: str) -> None:
+    """What the doctor found, the cause first: what it is, how one can see it, what to try. `unseen`: what it could not
+    look at; `usual`: whether the loss is what it usually is."""
     console = screen()
     for finding in findings:
         console.print(Text(f"note: {finding.name}" if finding.is_note else finding.name, "bold"))
         console.print(Padding(pairs({"seen": finding.evidence, "try": finding.advice}), (0, 0, 0, 2), expand=False))
-    if not any(not finding.is_note for finding in findings):
+    for limit in unseen:
+        console.print(limit)
+    if not unseen and all(finding.is_note for finding in findings):
         console.print("nothing is wrong, as far as the record shows")
     console.print(usual)
 

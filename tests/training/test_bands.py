@@ -38,6 +38,7 @@ def test_a_preset_is_known_whatever_its_seed_and_place() -> None:
     for changed in (dict(steps=999), dict(learning_rate=0.1)):
         assert preset_of(dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, **changed))) is None
     assert preset_of(dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, d_ff=7))) is None
+    assert preset_of(dataclasses.replace(TINY, data=DataConfig(kind="text", from_run="runs/fish"))) is None
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,14 @@ def test_a_loss_is_put_beside_those_recorded(tmp_path: Path, offset: float, step
     assert says in compare(opened(tmp_path, lines(offset, steps)), [band()])
 
 
+def test_a_young_run_and_a_share_that_was_not_recorded_are_not_compared(tmp_path: Path) -> None:
+    young = compare(opened(tmp_path / "young", lines(0.0, 30)), [band()])
+    assert young == "what its loss usually is, is known from 5% of a training on, and it has not come so far"
+    lacking = band()
+    del lacking["losses"]["0.4"]
+    assert "after 30% of the training" in compare(opened(tmp_path / "r", lines(0.0, 430)), [lacking])
+
+
 def test_other_data_and_other_recipes_are_not_compared(tmp_path: Path) -> None:
     other = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, clip=2.0))
     for n, (recorded, config) in enumerate([(lines(0.0, unigram=3.3), TINY), (lines(0.0), other), ([], TINY)]):
@@ -65,6 +74,7 @@ def test_a_band_is_of_one_kind_of_run() -> None:
 
 
 def test_the_bands_that_ship_are_whole() -> None:
+    assert shipped()
     for band in shipped():
         assert band["preset"] in PRESETS and band["runs"] >= 1
         assert all(0 < low <= high for low, high in band["losses"].values())

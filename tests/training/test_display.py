@@ -30,7 +30,9 @@ def everything() -> list[dict[str, object]]:
     lines += [
         {"step": 0, "samples": [{"prompt": "why [b]?", "reply": "be\ncause [red]"}, {"prompt": "x", "reply": ""}]}
     ]
-    return lines + [line(step) for step in range(1, 101)]
+    whole = {"step": 100, "held_out_whole": {"all": SCORE | {"loss": 1.5}, "replies": None}}
+    finding = {"name": "bad", "evidence": "seen", "advice": "less", "is_note": False}
+    return [*lines, *(line(step) for step in range(1, 101)), {"step": 100, "finding": finding}, whole]
 
 
 def test_a_plain_log_is_about_twenty_lines_and_says_the_last() -> None:
@@ -40,6 +42,8 @@ def test_a_plain_log_is_about_twenty_lines_and_says_the_last() -> None:
     steps = [row for row in rows if row.startswith("step ") and "tokens/s" in row]
     assert len(steps) == 20 and steps[-1].startswith("step 100/100  loss 2.000  4,096 tokens/s")
     assert "step 0: held-out replies: loss 1.2500, perplexity 3.49, 0.900 bits per byte" in rows
+    assert "step 100: all of it: held-out text: loss 1.5000, perplexity 4.48, 0.900 bits per byte" in rows
+    assert "step 100: doctor: bad: seen; try: less" in rows
     assert "  > why [b]?  ·  be cause [red]" in rows and "  > x  ·  (says nothing yet)" in rows
 
 
@@ -58,7 +62,7 @@ def test_the_speed_is_that_of_recent_steps_without_the_pauses_between() -> None:
 
 def test_a_terminal_shows_a_panel_and_is_given_back() -> None:
     text = show(True, everything())
-    assert "100/100 steps" in text and "held-out replies" in text and "be cause [red]" in text
+    assert "100/100 steps" in text and "all of it: held-out text" in text and "be cause [red]" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is hidden, and comes back
 
 

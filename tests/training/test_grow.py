@@ -62,7 +62,8 @@ def test_a_character(tmp_path: Path) -> None:
     lines = run.metrics()
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert [line["step"] for line in lines if "held_out" in line] == [0, 4]
-    assert lines[-2]["held_out"]["replies"]["tokens"] > 0 and len(lines[-1]["samples"]) == 3
+    whole, samples = (next(line[key] for line in lines[-3:] if key in line) for key in ("held_out_whole", "samples"))
+    assert whole["replies"]["tokens"] > 0 and len(samples) == 3
     assert run.states() == [0, 4] and not run.is_live
     assert run.config.train.device == "cpu" and "auto" not in (run.path / "config.toml").read_text().split("[train]")[1]
 
@@ -185,6 +186,8 @@ def test_ten_and_ten_steps_are_twenty(
             grow(**source, out=tmp_path / "broken", **knobs)  # type: ignore[arg-type]
     broken = Run(tmp_path / "broken")
     assert broken.step == 10 and max(line["step"] for line in broken.metrics()) == 12
+    damaged = broken.path / "snapshots" / "12" / "model.safetensors"  # of what is trained again
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with (broken.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')  # torn
     torch.manual_seed(99)
@@ -194,6 +197,11 @@ def test_ten_and_ten_steps_are_twenty(
     probed = {line["step"]: line["probe"] for line in resumed.metrics() if "probe" in line}
     assert all(("update_ratio" in probe) == (step > 0) for step, probe in probed.items()) and 11 in probed
     assert resumed.snapshots() == unbroken.snapshots() and len(resumed.snapshots()) == 20
+    assert all(
+        torch.equal(resumed.load_weights(step)[name], tensor)
+        for step in unbroken.snapshots()
+        for name, tensor in unbroken.load_weights(step).items()
+    )
 
 
 def test_a_damaged_newest_state_is_passed_over(tmp_path: Path, text: Path) -> None:

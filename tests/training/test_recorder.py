@@ -15,14 +15,15 @@ from barreleye.data.chat_format import Conversation, Message
 from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import learn_characters
 from barreleye.model.transformer import Transformer
-from barreleye.run import Run, create
+from barreleye.run import Run, create, latest_score
 from barreleye.training.loop import Learner, Step, train
-from barreleye.training.probe import Probe
-from barreleye.training.recorder import SAMPLE_CHARACTERS, Line, Recorder, sample_prompts, snapshot_steps
+from barreleye.training.probe import Probe, update_ratios
+from barreleye.training.recorder import SAMPLE_CHARACTERS, Line, Recorder, is_asked, sample_prompts, snapshot_steps
 
 TEXT = "the fish swam up é🐟\nthe fish swam down\n" * 20
 TOKENIZER = learn_characters(TEXT)
 BATCHES = TextBatches(encode_text(TEXT, TOKENIZER), 16, 64)
+BEGINNING = TextBatches(encode_text(TEXT[:100], TOKENIZER), 16, 64)
 
 
 def open_run(folder: Path, **knobs: Any) -> Run:
@@ -47,16 +48,17 @@ class Recording:
 
         torch.manual_seed(0)
         model = Transformer(run.config.model)
-        probe = Probe(BATCHES, run.config.train) if run.config.train.record_every else None
         recorder = Recorder(
             run,
             run.config.train,
+            BEGINNING.held_out,
             BATCHES.held_out,
             [("", "the fish")],
             show,
             lambda: self.asked(stop_at),
-            probe,
-            kept=kept,
+            Probe(BATCHES, run.config.train),
+            lambda: {"unigram": 3.0},
+            kept,
         )
         with closing(recorder):
             self.learner: Learner = train(model, BATCHES, run.config.train, recorder, kept)
@@ -75,7 +77,10 @@ def test_what_is_recorded_and_when(tmp_path: Path) -> None:
     lines = run.metrics()
     assert lines == recording.shown
     assert steps_with(lines, "loss") == list(range(1, 13))
-    assert steps_with(lines, "held_out") == [0, 4, 8, 12]
+    assert steps_with(lines, "facts") == [0]
+    assert steps_with(lines, "held_out") == [0, 4, 8, 12] and steps_with(lines, "held_out_whole") == [12]
+    sizes = {line["held_out"]["all"]["tokens"] for line in lines if "held_out" in line}
+    assert sizes == {99} and latest_score(lines)["all"]["tokens"] == len(TEXT) - 1  # type: ignore[index]
     assert steps_with(lines, "samples") == [0, 6, 12]
     assert run.states() == [10, 12]
     assert steps_with(lines, "probe") == [0, 1, 2, 4, 8, 12]
@@ -84,8 +89,7 @@ def test_what_is_recorded_and_when(tmp_path: Path) -> None:
     assert (first["step"], first["tokens"]) == (1, 64) and 0 < first["rate"] <= 1 and first["grad_norm"] > 0
     seconds = [line["seconds"] for line in lines if "seconds" in line]
     assert seconds == sorted(seconds)
-    scored = next(line for line in lines if "held_out" in line)
-    assert set(scored["held_out"]["all"]) == {"loss", "bits_per_byte", "tokens"}
+    assert set(latest_score(lines)["all"]) == {"loss", "bits_per_byte", "tokens"}  # type: ignore[index]
 
 
 def test_the_score_comes_before_the_state_of_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +98,12 @@ def test_the_score_comes_before_the_state_of_the_last_step(tmp_path: Path, monke
     seen: list[list[int]] = []
     real = Run.save_state
     monkeypatch.setattr(
-        Run, "save_state", lambda self, *args: seen.append(steps_with(self.metrics(), "held_out")) or real(self, *args)
+        Run,
+        "save_state",
+        lambda self, *args: seen.append(steps_with(self.metrics(), "held_out_whole")) or real(self, *args),
     )
     Recording(run)
-    assert seen[-1][-1] == 12
+    assert seen[-1] == [12]
 
 
 def test_a_run_killed_before_the_first_step_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,18 +114,19 @@ def test_a_run_killed_before_the_first_step_can_be_resumed(tmp_path: Path, monke
         with pytest.raises(KeyboardInterrupt):
             Recording(run)
     assert run.states() == [0] and steps_with(run.metrics(), "held_out") == [0]
-    run.drop_metrics_after(-1)
+    run.go_back_to(-1)
     Recording(run, kept=run.load_state()[1])
     for key in ("loss", "held_out", "samples"):
         assert steps_with(run.metrics(), key) == steps_with(unbroken.metrics(), key)
     assert torch.equal(run.load_model().embed.weight, unbroken.load_model().embed.weight)
 
 
-def test_stopping_saves_at_once_and_scores_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop_at", "scored"), [(2, [0]), (3, [0, 4])])
+def test_stopping_saves_at_once_and_scores_what_was_due(tmp_path: Path, stop_at: int, scored: list[int]) -> None:
     run = open_run(tmp_path)
-    Recording(run, stop_at=3)
-    assert run.states() == [0, 4] and steps_with(run.metrics(), "held_out") == [0]
-    assert steps_with(run.metrics(), "samples") == [0, 4]
+    Recording(run, stop_at=stop_at)
+    assert run.states() == [0, stop_at + 1] and steps_with(run.metrics(), "held_out") == scored
+    assert steps_with(run.metrics(), "samples") == [0, stop_at + 1]
     loaded = run.load_model().state_dict()
     kept = run.load_state()[1]
     assert torch.equal(loaded["embed.weight"], kept["model.embed.weight"])
@@ -167,7 +174,8 @@ def test_snapshots_are_dense_at_first_and_then_even() -> None:
 @pytest.mark.parametrize("most", [2, 3, 7, 20, 100])
 def test_there_are_never_more_snapshots_than_asked_for(steps: int, most: int) -> None:
     kept = snapshot_steps(steps, most)
-    assert len(kept) == min(most, steps + 1) or (steps < 2 * most and len(kept) <= most)
+    assert len(kept) <= min(most, steps + 1)
+    assert steps < 2 * most or len(kept) == most
     assert kept == sorted(set(kept)) and kept[0] == 0 and kept[-1] == steps
     strides = [b - a for a, b in pairwise(kept)]
     powers = [step for step in kept if step and step & (step - 1) == 0 and step < steps]
@@ -202,16 +210,81 @@ def copy_of(step: Step) -> dict[int, dict[str, torch.Tensor]]:
     return {step.step: {name: tensor.clone() for name, tensor in step.learner.model.state_dict().items()}}
 
 
-def test_a_longer_training_adds_snapshots_and_touches_none(tmp_path: Path) -> None:
+def test_a_longer_training_has_no_more_snapshots_and_those_that_stay_are_not_touched(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     Recording(run)
     times = {step: (run.path / "snapshots" / str(step)).stat().st_mtime_ns for step in run.snapshots()}
     assert list(times) == list(range(13))
     run.config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, steps=40))
     Recording(run, kept=run.load_state()[1])
-    added = [step for step in run.snapshots() if step > 12]
-    assert added == [step for step in snapshot_steps(40, 20) if step > 12] and added[-1] == 40
-    assert all((run.path / "snapshots" / str(step)).stat().st_mtime_ns == time for step, time in times.items())
+    assert run.snapshots() == snapshot_steps(40, 20) and len(run.snapshots()) == 20
+    stayed = times.keys() & run.snapshots()
+    assert all((run.path / "snapshots" / str(step)).stat().st_mtime_ns == times[step] for step in stayed)
+
+
+# The setup ---------------------------------------------------------------------------------------------------------
+
+
+def test_facts_are_recorded_where_the_first_session_had_none(tmp_path: Path) -> None:
+    run = open_run(tmp_path, record_every=0)
+    Recording(run, stop_at=3)
+    assert steps_with(run.metrics(), "facts") == []
+    run.config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, record_every=50))
+    Recording(run, stop_at=6, kept=run.load_state()[1])
+    Recording(run, kept=run.load_state()[1])
+    assert steps_with(run.metrics(), "facts") == [5]
+
+
+@pytest.mark.parametrize("record_every", [0, 50])
+def test_another_device_is_compared_once_and_again_where_a_training_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_every: int
+) -> None:
+    run = open_run(tmp_path, record_every=record_every)
+    Recording(run, stop_at=3)
+    assert steps_with(run.metrics(), "device_check") == []
+    monkeypatch.setattr("barreleye.training.recorder.kind_of", lambda device: "cuda")
+    Recording(run, stop_at=5, kept=run.load_state()[1])
+    Recording(run, stop_at=7, kept=run.load_state()[1])
+    moved = dataclasses.replace(run.config.train, precision="bfloat16")
+    run.config = dataclasses.replace(run.config, train=moved)
+    Recording(run, kept=run.load_state()[1])
+    checks = {line["step"]: line["device_check"] for line in run.metrics() if "device_check" in line}
+    assert [(step, check["precision"]) for step, check in checks.items()] == [(5, "float32"), (9, "bfloat16")]
+    assert not any("finding" in line for line in run.metrics() if line["step"] in (5, 9))
+
+
+def test_the_updates_are_those_between_two_snapshots(tmp_path: Path) -> None:
+    run = open_run(tmp_path, learning_rate=0.03, muon_rate=0.1)  # beside which half precision's rounding is small
+    Recording(run)
+    probes = {line["step"]: line["probe"] for line in run.metrics() if "probe" in line}
+    assert set(probes) == {0, 1, 2, 4, 8, 12} and "update_ratio" not in probes[0]
+    for step in (1, 2, 4, 8):
+        before = run.load_model(step=step - 1).state_dict()
+        expected = update_ratios(before, run.load_model(step=step))
+        assert probes[step]["update_ratio"] == pytest.approx(expected, rel=0.05)
+
+
+def test_the_doctor_is_asked_soon_and_of_a_long_record_not_too_often() -> None:
+    config = TrainConfig(steps=100_000, record_every=50)
+    asked = [step for step in range(1, 100_001) if is_asked(step, config)]
+    assert {1, 2, 4, 8, 16, 32, 50, 100, 150, 100_000} <= set(asked) and len(asked) < 500
+    assert all(later - step <= max(50, step // 20 + 50) for step, later in pairwise(asked) if step >= 50)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    real = Recorder.record
+
+    def fill(self: Recorder, **line: Any) -> None:
+        if line["step"] == 3:
+            self.file.close()
+            self.file = open("/dev/full", "a")  # noqa: PTH123, SIM115
+        real(self, **line)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "record", fill)
+        with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'$"):
+            Recording(run)
 
 
 # Sample prompts ----------------------------------------------------------------------------------------------------

@@ -44,12 +44,26 @@ def test_a_block_has_one_colour_in_every_panel(run: Run) -> None:
 
 def test_findings_stand_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = {"name": "too <loud>", "evidence": "9 dB", "advice": "less", "is_note": False}
-    lines = [*run.metrics(), {"step": 5, "finding": finding}, {"step": 5, "finding": finding | {"is_note": True}}]
+    quiet = finding | {"name": "too <quiet>", "is_note": True}
+    lines = [*run.metrics(), {"step": 5, "finding": finding}, {"step": 5, "finding": quiet}]
     monkeypatch.setattr(Run, "metrics", lambda self: lines)
     page = write_learning_report(run)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    assert "What the doctor found" in text and ">too &lt;loud&gt;" in text and ">note: too" in text and "9 dB" in text
+    assert (
+        "What the doctor found" in text and "too &lt;loud&gt; (seen at step 5, later gone)" in text and "9 dB" in text
+    )
+    assert ">note: too &lt;quiet&gt; (seen" in text
+
+
+def test_what_the_doctor_says_in_the_end_stands_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it said so on the way or not."""
+    lines = [*run.metrics(), {"step": 5, "not_finite": "step 6: the loss is nan"}]
+    monkeypatch.setattr(Run, "metrics", lambda self: lines)
+    page = write_learning_report(run)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "step 6: the loss is nan" in text and "later gone" not in text
 
 
 def test_replies_have_a_curve_where_they_were_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,13 +59,16 @@ def compare(run: Run, bands: Sequence[Band] | None = None) -> str:
         for band in (shipped() if bands is None else bands)
         if band["preset"] == preset and band["kind"] == run.config.data.kind and same_data(record, band)
     ]
-    losses = losses_at(record)
-    if not known or not losses:
+    if not known:
         return "what its loss usually is, is not known: no recorded run is of this shape, recipe and data"
+    losses = {share: loss for share, loss in losses_at(record).items() if str(share) in known[0]["losses"]}
+    if not losses:
+        return f"what its loss usually is, is known from {SHARES[0]:.0%} of a training on, and it has not come so far"
     share, loss = max(losses.items())
     low, high = known[0]["losses"][str(share)]
     where = f"after {share:.0%} of the training the loss is {loss:.3f}"
-    usual = f"{low:.3f} to {high:.3f} in {known[0]['runs']} recorded runs of {preset}"
+    runs = "one recorded run" if known[0]["runs"] == 1 else f"{known[0]['runs']} recorded runs"
+    usual = f"{low:.3f} to {high:.3f} in {runs} of {preset}"
     if loss > high * (1 + MARGIN):
         return f"{where}: higher than usual ({usual})"
     if loss < low * (1 - MARGIN):
@@ -74,7 +77,10 @@ def compare(run: Run, bands: Sequence[Band] | None = None) -> str:
 
 
 def preset_of(config: Config) -> str | None:
-    """The preset that a configuration is, whatever its seed and place; None where a knob is another."""
+    """The preset that a configuration is, whatever its seed and place; None where a knob is another, or it goes on
+    from another run's weights."""
+    if config.data.from_run:
+        return None
     for name, preset in PRESETS.items():
         train = {knob: getattr(config.train, knob) for knob in IGNORED}
         if dataclasses.replace(preset.train, **train) == config.train and config.model == dataclasses.replace(

@@ -67,8 +67,8 @@ class Display:
             every = max(1, self.steps // PLAIN_LINES)
             if not self.on_terminal and (line["step"] % every == 0 or line["step"] == self.steps):
                 self.console.print(self.figures(), soft_wrap=True)
-        elif "held_out" in line:
-            self.held_out = describe(line["held_out"])
+        elif score := line.get("held_out") or line.get("held_out_whole"):
+            self.held_out = ("all of it: " if "held_out_whole" in line else "") + describe(score)
             if not self.on_terminal:
                 self.console.print(f"step {line['step']}: {self.held_out}", soft_wrap=True, markup=False)
         elif "samples" in line:
@@ -78,7 +78,8 @@ class Display:
                     self.console.print(f"  {as_line(sample)}", soft_wrap=True, markup=False)
         elif "finding" in line:
             found = line["finding"]
-            self.findings.append(f"{'note' if found['is_note'] else 'doctor'}: {found['name']}: {found['evidence']}")
+            who = "note" if found["is_note"] else "doctor"
+            self.findings.append(f"{who}: {found['name']}: {found['evidence']}; try: {found['advice']}")
             if not self.on_terminal:
                 self.console.print(f"step {line['step']}: {self.findings[-1]}", soft_wrap=True, markup=False)
 

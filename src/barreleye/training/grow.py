@@ -197,15 +197,15 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
     display = Display(config, title, start, math.inf if quiet else peak_flops(config.train) / flops)
     show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
     with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
-        run.drop_metrics_after(start if start else -1)  # step 0 is looked at again
-        probe = Probe(data.batches, config.train) if config.train.record_every else None
-        recorder = Recorder(run, config.train, data.quick, data.prompts, show, stopped.is_set, probe, data.facts, kept)
+        run.go_back_to(start if start else -1)  # step 0 is looked at again
+        probe = Probe(data.batches, config.train)
+        recorder = Recorder(
+            run, config.train, data.quick, data.held_out, data.prompts, show, stopped.is_set, probe, data.facts, kept
+        )
         last: list[Learner] = []
 
         def on_step(step: Any) -> bool:
             last[:] = [step.learner]
-            if step.step == config.train.steps:
-                recorder.held_out = data.held_out
             return recorder(step)
 
         try:

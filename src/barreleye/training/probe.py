@@ -23,6 +23,7 @@ from barreleye.training.loss import summed_cross_entropy
 
 PARTS = 4  # gradients of as many small batches and of all of them together tell noise from signal
 SHARE = 0.5  # of a step's tokens, in all parts together
+ALMOST_0 = 1e-9
 DEAD = 1e-6  # no token makes more of a unit: it is exactly zero after ReLU, and nearly so after GELU
 
 Values = dict[str, Any]
@@ -47,7 +48,7 @@ class Probe:
 
     def _gradients(self, model: nn.Module, seen: "Seen") -> Values:
         """Loss in nats per token, gradient norm by group, and the two sides of the gradient noise scale."""
-        named = dict(model.named_parameters())
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         total: list[Tensor] = []
         loss_sum, learned, squares, inverses = 0.0, 0, [], []
         for tokens_BT, targets_BT in self.parts:
@@ -126,7 +127,7 @@ class Seen:
         a number per head."""
         activations = {}
         for name, parts in self.moments.items():
-            total, squares, _, count = torch.stack(parts).double().sum(0).tolist()
+            total, squares, _, count = torch.stack(parts).cpu().double().sum(0).tolist()  # MPS has no float64
             mean = total / count
             largest = float(torch.stack(parts)[:, 2].max())
             deviation = math.sqrt(max(0.0, squares / count - mean * mean)) if math.isfinite(squares) else math.nan
@@ -139,19 +140,22 @@ class Seen:
 
 
 def entropy(pattern_BHQK: Tensor) -> Tensor:
-    """Of each head's attention, as a share of the most that there can be (looking at all keys alike): shape (H,)."""
+    """Of each head's attention, as a share of the most that there can be (looking at all keys alike): shape (H,). It is
+    1 where there is but one key."""
     nats_BHQ = -torch.special.xlogy(pattern_BHQK, pattern_BHQK).sum(-1)
     most_Q = torch.arange(1, pattern_BHQK.shape[-2] + 1, device=pattern_BHQK.device).log()
-    return nats_BHQ.sum((0, 2)) / (most_Q.sum() * len(nats_BHQ)).clamp(min=1e-9)
+    return (nats_BHQ.sum((0, 2)) + ALMOST_0) / (most_Q.sum() * len(nats_BHQ) + ALMOST_0)
 
 
 def update_ratios(before: dict[str, Tensor], model: nn.Module) -> dict[str, float | None]:
-    """By group, how far a step moved the weights, as a share of their length: |after - before| / |after|."""
+    """By group, how far a step moved the weights, as a share of their length: |after - before| / |after|. None where
+    that is not finite."""
     named = dict(model.named_parameters())
     after = [parameter.detach() for parameter in named.values()]
     moved = list(torch._foreach_sub(after, [before[name].to(p.device) for name, p in named.items()]))
     steps, lengths = by_group(named, _norms(moved)), by_group(named, _norms(after))
-    return {group: number(step / (lengths[group] or 1.0)) for group, step in steps.items() if step is not None}
+    lengths = {group: length if length != 0 else ALMOST_0 for group, length in lengths.items()}
+    return {g: None if step is None or (of := lengths[g]) is None else number(step / of) for g, step in steps.items()}
 
 
 def group_of(name: str) -> str:

@@ -18,6 +18,7 @@ from barreleye.config import Sampling, TrainConfig
 from barreleye.data.batches import HeldOutBatch
 from barreleye.data.chat_format import Conversation
 from barreleye.data.tokenizer import Tokenizer
+from barreleye.files import naming
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
 from barreleye.run import Run
@@ -25,11 +26,10 @@ from barreleye.training.agreement import compare_with_cpu
 from barreleye.training.device import kind_of
 from barreleye.training.doctor import examine
 from barreleye.training.facts import Facts
-from barreleye.training.held_out import HeldOut, byte_lengths, held_out_loss
+from barreleye.training.held_out import byte_lengths, held_out_loss
 from barreleye.training.loop import Step
 from barreleye.training.probe import Probe, update_ratios
 
-LONG = 64  # looks, after which the doctor is asked only once in as many
 SAMPLES = 3
 SAMPLE_LENGTH = 48
 SAMPLE_CHARACTERS = 200
@@ -46,23 +46,27 @@ class Recorder:
         self,
         run: Run,
         config: TrainConfig,
+        quick: Callable[[], Iterable[HeldOutBatch]],
         held_out: Callable[[], Iterable[HeldOutBatch]],
         prompts: list[Prompt],
         show: Callable[[Line], None],
         should_stop: Callable[[], bool],
-        probe: Probe | None = None,
+        probe: Probe,
         facts: Callable[[], Facts] = dict,
         kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.run, self.config, self.show, self.should_stop = run, config, show, should_stop
-        self.held_out, self.prompts, self.probe, self.facts = held_out, prompts, probe, facts
+        self.quick, self.held_out, self.prompts, self.probe, self.facts = quick, held_out, prompts, probe, facts
         self.snapshots = snapshot_steps(config.steps, config.snapshots)
+        if self.snapshots:
+            run.thin_snapshots(self.snapshots)
         # The weights of the step before: where a training is resumed, those it is resumed from.
         self.before = {name.removeprefix("model."): t for name, t in (kept or {}).items() if name.startswith("model.")}
         self.tokenizer: Tokenizer = run.tokenizer
         self.bytes_V = byte_lengths(self.tokenizer)
         self.lines = run.metrics()
         self.seconds_before = max((line.get("seconds", 0.0) for line in self.lines), default=0.0)
+        self.knows_setup = False
         self.file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
 
     def __call__(self, step: Step) -> bool:
@@ -70,11 +74,6 @@ class Recorder:
         last = stopping or step.step == self.config.steps
         if step.step == 0:
             self.save(step)  # before anything else: from now on there is something to resume from
-            if self.probe:
-                self.record(step=0, facts=self.facts())
-                if kind_of(self.config.device) != "cpu":
-                    found = compare_with_cpu(step.learner.model, *self.probe.parts[0], self.config)
-                    self.record(step=0, device_check=found)
         else:
             self.record(
                 step=step.step,
@@ -84,22 +83,28 @@ class Recorder:
                 tokens=step.tokens,
                 seconds=self.seconds_before + step.seconds,
             )
+        if not self.knows_setup:
+            self.look_at_setup(step)
         self.look_inside(step)
-        if step.step == self.config.steps or (step.step % self.config.eval_every == 0 and not stopping):
-            self.evaluate(step)
+        if step.step % self.config.eval_every == 0 or step.step == self.config.steps:
+            self.evaluate(step, "held_out", self.quick)
+        if step.step == self.config.steps:  # a figure of its own: the curve on the way is of other data
+            self.evaluate(step, "held_out_whole", self.held_out)
         if step.step % self.config.sample_every == 0 or last:
             self.record(step=step.step, samples=self.samples(step))
-        # One that is there already was made by this training before it was resumed, or by a shorter one.
-        if step.step in self.snapshots and (step.step == 0 or step.step not in self.run.snapshots()):
+        if step.step in self.snapshots:
             self.run.save_snapshot(step.step, step.learner.model.state_dict())
+        if is_asked(step.step, self.config):
+            self.consult(step.step)
         # After the record of the step, which would else be missing where the last save is all that was to come.
         if step.step and (step.step % self.config.save_every == 0 or last):
             self.save(step)
         return stopping
 
     def record(self, **line: Any) -> None:
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.file.flush()
+        with naming(self.run.path / "metrics.jsonl"):
+            self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.file.flush()
         self.lines.append(line)
         self.show(line)
 
@@ -110,24 +115,32 @@ class Recorder:
             if finding.name not in known:
                 self.record(step=step, finding=dataclasses.asdict(finding))
 
-    def evaluate(self, step: Step) -> HeldOut:
-        result = held_out_loss(step.learner.model, self.held_out(), self.bytes_V, self.config)
-        self.record(step=step.step, held_out=dataclasses.asdict(result))
-        return result
+    def evaluate(self, step: Step, key: str, batches: Callable[[], Iterable[HeldOutBatch]]) -> None:
+        result = held_out_loss(step.learner.model, batches(), self.bytes_V, self.config)
+        self.record(step=step.step, **{key: dataclasses.asdict(result)})
+
+    def look_at_setup(self, step: Step) -> None:
+        """The data and the device, unless they are known: at the very first, or where a training is resumed that was
+        not looked at, or was elsewhere."""
+        self.knows_setup = True
+        if self.config.record_every and not any("facts" in line for line in self.lines):
+            self.record(step=step.step, facts=self.facts())
+        place = {"device": self.config.device, "precision": self.config.precision}
+        checks = [line["device_check"] for line in self.lines if "device_check" in line]
+        known = bool(checks) and place.items() <= checks[-1].items()
+        if kind_of(self.config.device) != "cpu" and not known:
+            found = compare_with_cpu(step.learner.model, *self.probe.parts[0], self.config)
+            self.record(step=step.step, device_check=place | found)
+            self.consult(step.step)
 
     def look_inside(self, step: Step) -> None:
         """What the probe sees, and how far the last step moved the weights."""
-        if self.probe is None:
-            return
         model = step.learner.model
         if is_due(step.step, self.config):
             values = self.probe(model)
             if self.before and step.step:  # resumed at step 0, where none had been made
                 values["update_ratio"] = update_ratios(self.before, model)
             self.record(step=step.step, probe=values)
-            rarely = LONG * self.config.record_every  # reading a long record each time would take longer and longer
-            if step.step <= rarely or step.step % rarely == 0 or step.step == self.config.steps:
-                self.consult(step.step)
         next_one = is_due(step.step + 1, self.config)
         self.before = {name: p.detach().clone() for name, p in model.named_parameters()} if next_one else {}
 
@@ -152,13 +165,21 @@ class Recorder:
         self.run.save_state(step.step, step.learner.tensors())
 
     def close(self) -> None:
-        self.file.close()
+        with naming(self.run.path / "metrics.jsonl"):
+            self.file.close()
 
 
 def is_due(step: int, config: TrainConfig) -> bool:
     """Whether to look inside: often at first, when most happens, at powers of two; then evenly, and at the end."""
     every = config.record_every
     return every > 0 and (step % every == 0 or step & (step - 1) == 0 or step == config.steps)
+
+
+def is_asked(step: int, config: TrainConfig) -> bool:
+    """Whether the doctor is asked after that look inside: a longer record takes longer to read, so of a long one only
+    when a twentieth or so has come to it."""
+    stride = 2 ** max(0, (step // 20).bit_length() - 1)
+    return is_due(step, config) and (step % stride < config.record_every or step == config.steps)
 
 
 def snapshot_steps(steps: int, most: int) -> list[int]:

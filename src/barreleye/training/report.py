@@ -6,7 +6,9 @@ from typing import Any
 
 from barreleye.files import write_file
 from barreleye.reports.page import Sample, Section, Table, page
-from barreleye.run import Run
+from barreleye.run import Run, latest_score
+from barreleye.training.doctor import examine
+from barreleye.training.record import Finding
 
 SCORED = {
     "all": ("held out, all tokens", "#009e73"),
@@ -61,9 +63,8 @@ def write_learning_report(run: Run) -> Path | None:
     figure.update_xaxes(title_text="step", row=3, col=1)
     figure.update_layout(hovermode="x unified", height=800)
     sections = [Section("Loss, gradient and rate", figures=[figure])]
-    if findings := [line["finding"] for line in lines if "finding" in line]:
-        rows = [("note: " * f["is_note"] + f["name"], f["evidence"], f["advice"]) for f in findings]
-        table = Table(("what", "seen", "try"), rows)
+    if findings := _findings(run, lines):
+        table = Table(("what", "seen", "try"), findings)
         sections.append(Section("What the doctor found", tables=[table]))
     if probes := {line["step"]: line["probe"] for line in lines if "probe" in line}:
         words = [
@@ -121,10 +122,24 @@ def _inside(probes: dict[int, dict[str, Any]]) -> Any:
     return figure
 
 
+def _findings(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What the doctor says in the end, and what it said on the way and says no more."""
+    last = {finding.name: (finding, "") for finding in examine(run.config, lines)}
+    on_the_way = {
+        line["finding"]["name"]: (Finding(**line["finding"]), f" (seen at step {line['step']}, later gone)")
+        for line in lines
+        if "finding" in line
+    }
+    return [
+        ("note: " * found.is_note + found.name + when, found.evidence, found.advice)
+        for found, when in (on_the_way | last).values()
+    ]
+
+
 def _summary(run: Run, lines: list[dict[str, Any]]) -> list[str]:
     steps = f"{lines[-1]['step']:,} of {run.config.train.steps:,} steps"
     words = [f"{steps} on {run.config.data.kind} {', '.join(run.config.data.sources)}."]
-    scores: dict[str, Any] = next((line["held_out"] for line in reversed(lines) if "held_out" in line), {})
+    scores = latest_score(lines) or {}
     for part, (name, _) in SCORED.items():
         if score := scores.get(part):
             per_byte = f"{score['bits_per_byte']:.3f} bits per byte"
