@@ -89,15 +89,11 @@ class Tokenizer:
             self._words.clear()
         if not self._cuts_as_gpt2:
             return [row.ids for row in self._library.encode_batch_fast(texts, add_special_tokens=False)]
-        ids_of = self._words.__getitem__
-        return [
-            [
-                *chain.from_iterable(
-                    map(ids_of, ASCII_WORD.findall(text) if text.isascii() else BEFORE_SPACE.split(text))
-                )
-            ]
-            for text in texts
-        ]
+        return [self._merge(text) for text in texts]
+
+    def _merge(self, text: str) -> list[int]:
+        words = ASCII_WORD.findall(text) if text.isascii() else BEFORE_SPACE.split(text)
+        return [*chain.from_iterable(map(self._words.__getitem__, words))]
 
     def _look_up(self, text: str) -> list[int]:
         try:
