@@ -5,7 +5,6 @@ head, F feed-forward, V vocabulary, T positions; M outputs and N inputs of a mat
 are filled by loops, as array expressions take Numba ten times as long to compile.
 """
 
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,15 +15,16 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from barreleye.data.text import cache_folder
+
 NORMAL = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order, so that they vectorize; infinities stay infinities
 
 
 def own_folder() -> str:
     """Numba keeps what it compiles as pickles: in the user's own cache, never in a run. Where nothing can be written
     there, "", and it is compiled anew each time: Numba's next choice is beside the code."""
-    folder = numba.config.CACHE_DIR
     try:
-        folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barreleye" / "numba"
+        folder = numba.config.CACHE_DIR or cache_folder() / "numba"
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError):  # the latter without a home
@@ -40,7 +40,7 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     theirs, numba.config.CACHE_DIR = numba.config.CACHE_DIR, FOLDER
     try:
         decorate: Callable[..., Any] = njit(cache=bool(FOLDER), nogil=True, fastmath=NORMAL, parallel=parallel)
-        return decorate(function)  # type: ignore[no-any-return]
+        return decorate(function)
     finally:
         numba.config.CACHE_DIR = theirs
 
