@@ -9,6 +9,7 @@ where the CPU has it: the same sums over the same tokens, rounded otherwise, in 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -53,6 +54,8 @@ PIECES = 4  # of a batch, in the recording
 LOOK_EVERY, SAVE_EVERY = 250, 500
 CURVES = Path(__file__).parent / "curves"
 
+Look = dict[str, float]  # the step, and the held-out loss of each part
+
 
 @dataclasses.dataclass(frozen=True)
 class Material:
@@ -73,7 +76,7 @@ class Material:
 
     @property
     def fingerprint(self) -> list[object]:
-        """What changes when the data does: a recorded curve belongs to one fingerprint."""
+        """What changes when the data does."""
         texts = "\0".join(m.content for side in (self.train, self.held_out) for c in side for m in c.messages)
         whole = hashlib.sha256((texts + self.tokenizer.to_json()).encode()).hexdigest()
         return [len(self.train), len(self.held_out), whole]
@@ -86,7 +89,7 @@ class Material:
         batches = ChatBatches(self.held_out, self.tokenizer, SHAPE.context_length, HELD_OUT_BATCH_TOKENS)
         return list(batches.held_out())
 
-    def look(self, model: Transformer, config: TrainConfig) -> dict[str, float]:
+    def look(self, model: Transformer, config: TrainConfig) -> Look:
         """Held-out loss, nats per token: of all tokens, and of the replies to prompts that training never saw."""
         score = held_out_loss(model, self.held_out_rows, byte_lengths(self.tokenizer), config)
         assert score.replies
@@ -95,6 +98,22 @@ class Material:
     @property
     def curve_file(self) -> Path:
         return CURVES / f"plain-{self.name}.json"
+
+    def curve(self, looks: list[Look]) -> str:
+        """A recording, as it is kept: the looks, and what they are of."""
+        return json.dumps({"fingerprint": self.fingerprint, "recipe": recipe(), "looks": looks}, indent=1) + "\n"
+
+    def looks_of(self, curve: str) -> list[Look]:
+        """Raises ValueError for a recording of other data or of another recipe; a knob that came later is no other."""
+        recorded = json.loads(curve)
+        if recorded["fingerprint"] != self.fingerprint or not recorded["recipe"].items() <= recipe().items():
+            raise ValueError("is of other data, or of another recipe")
+        looks: list[Look] = recorded["looks"]
+        return looks
+
+
+def recipe() -> dict[str, object]:
+    return vars(SHAPE) | vars(RECIPE)
 
 
 def exchanges(conversation: Conversation) -> int:
@@ -166,15 +185,14 @@ def accumulate_on_cores(learner: Learner, batches: Batches, config: TrainConfig)
 
 
 def record(material: Material, threads: int) -> None:
-    """Train it once, for the curve. A stopped recording goes on from its last save, if the data is still the same."""
-    file, saved = material.curve_file, Path("runs") / f"plain-{material.name}.safetensors"
+    """Train it once, for the curve. A stopped recording goes on from its last save, if data and recipe are the same."""
+    saved = Path("runs") / f"plain-{material.name}.safetensors"
     config = resolve(dataclasses.replace(RECIPE, accumulate=PIECES, precision="auto", threads=threads, device="cpu"))
-    kept, looks = None, []
+    kept, looks = None, list[Look]()
     if saved.exists():
-        with safe_open(saved, "pt") as tensors:
-            if json.loads(tensors.metadata()["fingerprint"]) == material.fingerprint:
-                looks = json.loads(tensors.metadata()["looks"])
-                kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
+        with safe_open(saved, "pt") as tensors, contextlib.suppress(ValueError):
+            looks = material.looks_of(tensors.metadata()["curve"])
+            kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
     torch.manual_seed(config.seed)
     torch.nn.functional.dropout = quick_dropout
     loop.accumulate_gradients = accumulate_on_cores
@@ -186,15 +204,14 @@ def record(material: Material, threads: int) -> None:
             print(looks[-1], f"{step.seconds:,.0f} s", flush=True)
         if step.step % SAVE_EVERY == 0 and step.step:
             saved.parent.mkdir(exist_ok=True)
-            metadata = {"fingerprint": json.dumps(material.fingerprint), "looks": json.dumps(looks)}
             partial = saved.with_suffix(".partial")
             tensors = {name: tensor.contiguous().clone() for name, tensor in step.learner.tensors().items()}
-            save_file(tensors, partial, metadata)
+            save_file(tensors, partial, {"curve": material.curve(looks)})
             partial.replace(saved)
 
     train(plain_model(material.tokenizer.vocab_size), PaddedBatches(material, PIECES), config, on_step, kept)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"fingerprint": material.fingerprint, "looks": looks}, indent=1) + "\n")
+    material.curve_file.parent.mkdir(exist_ok=True)
+    material.curve_file.write_text(material.curve(looks))
 
 
 def main() -> None:

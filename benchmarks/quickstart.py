@@ -2,12 +2,14 @@
 
     python benchmarks/quickstart.py [RUN]
 
-Without a run it grows the default fish first. Both predictors score the same tokens: the replies to prompts that
-training never saw, closing token included.
+Without a run it grows the default fish first, and says how much memory that took. Both predictors score the same
+tokens: the replies to prompts that training never saw, closing token included.
 """
 
 import argparse
 import math
+
+import machine
 
 from barreleye import Run, grow
 from barreleye.data.split import overlap
@@ -20,6 +22,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", help="a finished run (default: grow the fish)")
     arguments = parser.parse_args()
     run = Run(arguments.run) if arguments.run else grow("fish")
+    memory = machine.peak_memory()
     corpus, tokenizer = run.corpus(), run.tokenizer
 
     lines = run.metrics()
@@ -35,6 +38,8 @@ def main() -> None:
 
     print(f"prompts on both sides of the split: {len(overlap(corpus.train, corpus.held_out))}")
     print(f"training took {seconds / 60:.1f} minutes ({run.config.train.steps} steps)")
+    if not arguments.run:
+        print(f"growing it held {memory / 2**20:,.0f} MiB at most, data and all")
     print(f"{'':12}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}   over {len(nats):,} tokens of unseen replies")
     print(f"{'5-gram':12}{loss:8.4f}{math.exp(loss):12.2f}{bits:15.4f}")
     print(f"{run.name:12}{score['loss']:8.4f}{math.exp(score['loss']):12.2f}{score['bits_per_byte']:15.4f}")

@@ -114,7 +114,9 @@ class TrainConfig(Knobs):
     accumulate: int = knob(1, "batches whose gradients are summed into one step", least=1, most=100_000)
     optimizer: str = knob("muon", "muon (on the block matrices, AdamW on the rest) or adamw", choices=("muon", "adamw"))
     learning_rate: float = knob(3e-3, "peak rate of AdamW", least=0, most=1e6)
-    muon_rate: float = knob(0.014, "peak rate of Muon, on the block matrices", least=0, most=1e6)
+    muon_rate: float = knob(
+        0.014, "peak rate of Muon: how far a block matrix moves, as a spectral norm", least=0, most=1e6
+    )
     schedule: str = knob(
         "linear",
         "how the rate falls after warm-up: linear, cosine, wsd (stay, then fall in the last fifth), constant",

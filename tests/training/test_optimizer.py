@@ -49,7 +49,7 @@ def test_a_step_without_gradients_shrinks_matrices_and_nothing_else() -> None:
 
 def test_muon_moves_the_matrices_inside_the_blocks() -> None:
     model = build()
-    adamw, muon = make_optimizers(model, TrainConfig(optimizer="muon", muon_rate=0.02, learning_rate=0.001))
+    adamw, muon = make_optimizers(model, TrainConfig(muon_rate=0.02, learning_rate=0.001, precision="float32"))
     moved = names_in(model, [p for group in muon.param_groups for p in group["params"]])
     assert moved == {
         f"blocks.{i}.{part}.weight" for i in range(2) for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
@@ -74,7 +74,7 @@ def test_muon_moves_the_matrices_inside_the_blocks() -> None:
 def test_what_is_frozen_stays() -> None:
     model = build()
     model.embed.weight.requires_grad_(False)
-    optimizers = make_optimizers(model, TrainConfig())
+    optimizers = make_optimizers(model, TrainConfig(precision="float32"))
     held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert names_in(model, held) == set(dict(model.named_parameters())) - {"embed.weight"}
 
@@ -86,7 +86,7 @@ def test_the_memory_of_an_optimizer_goes_through_flat_names(kind: str) -> None:
         for optimizer in optimizers:
             optimizer.step()
 
-    config = TrainConfig(optimizer=kind)
+    config = TrainConfig(optimizer=kind, precision="float32")
     model = build()
     optimizers = make_optimizers(model, config)
     assert optimizer_tensors(optimizers) == {}
@@ -145,7 +145,7 @@ def test_a_short_training_warms_up_for_half_of_it_at_most() -> None:
 
 
 def test_the_rate_is_a_share_of_each_optimizers_peak() -> None:
-    optimizers = make_optimizers(build(), TrainConfig(learning_rate=0.001, muon_rate=0.02))
+    optimizers = make_optimizers(build(), TrainConfig(learning_rate=0.001, muon_rate=0.02, precision="float32"))
     for share in (0.5, 0.25):
         set_rate(optimizers, share)
         assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.001 * share, 0.02 * share])

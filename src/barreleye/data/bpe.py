@@ -21,6 +21,8 @@ PRE_TOKENIZER = ByteLevel(add_prefix_space=False)
 ASCII_WORD = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 )
+# Where a word of any text ends for certain: what is cut here and encoded apart has the same tokens.
+BEFORE_SPACE = re.compile(r"(?<=\S)(?=[\t-\r ])")
 
 
 def _byte_letters() -> list[str]:

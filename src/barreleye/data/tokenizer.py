@@ -14,14 +14,22 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
-from barreleye.data.bpe import ASCII_WORD, BYTE_LETTERS, PRE_TOKENIZER, count_words, learn_merges, letters_to_bytes
+from barreleye.data.bpe import (
+    ASCII_WORD,
+    BEFORE_SPACE,
+    BYTE_LETTERS,
+    PRE_TOKENIZER,
+    count_words,
+    learn_merges,
+    letters_to_bytes,
+)
 
 FILE_NAME = "tokenizer.json"
 MAX_FILE_BYTES = 64 * 2**20  # the largest in use, of 256,000 tokens, take half of it
 KINDS = {("WordLevel", "Fuse"): "characters", ("BPE", "ByteLevel"): "bpe"}  # by model and decoder
 PROBE = "a  é\n🐟\x00"  # what a byte-level tokenizer of another house must give back unchanged
 GPT2_CUT = json.loads(PRE_TOKENIZER.__getstate__())
-MOST_WORDS = 1_000_000  # kept in memory
+MOST_WORDS, LONGEST_WORD = 1_000_000, 100  # kept in memory; characters
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
@@ -79,14 +87,13 @@ class Tokenizer:
             _refuse_lone_surrogates(text)
         if len(self._words) > MOST_WORDS:
             self._words.clear()
-        by_word = [self._cuts_as_gpt2 and text.isascii() for text in texts]
-        others = [text for text, looked_up in zip(texts, by_word, strict=True) if not looked_up]
-        merged = iter(self._library.encode_batch_fast(others, add_special_tokens=False))
-        ids_of = self._words.__getitem__
-        return [
-            [*chain.from_iterable(map(ids_of, ASCII_WORD.findall(text)))] if looked_up else next(merged).ids
-            for text, looked_up in zip(texts, by_word, strict=True)
-        ]
+        if not self._cuts_as_gpt2:
+            return [row.ids for row in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        return [self._merge(text) for text in texts]
+
+    def _merge(self, text: str) -> list[int]:
+        words = ASCII_WORD.findall(text) if text.isascii() else BEFORE_SPACE.split(text)
+        return [*chain.from_iterable(map(self._words.__getitem__, words))]
 
     def _look_up(self, text: str) -> list[int]:
         try:
@@ -153,13 +160,20 @@ class Tokenizer:
 
 
 class _Words(dict[str, list[int]]):
-    """The ids of words met so far. Merges stay within a word, so each is merged but once, and looked up ever after."""
+    """The ids of words (or of several that follow each other) met so far. Merges stay within a word, so each is merged
+    but once, and looked up ever after."""
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         self._library = library
 
     def __missing__(self, word: str) -> list[int]:
-        ids = self[word] = self._library.encode(word, add_special_tokens=False).ids
+        parts = ASCII_WORD.findall(word) if word.isascii() else []
+        if len(parts) > 1:
+            ids = [*chain.from_iterable(map(self.__getitem__, parts))]
+        else:
+            ids = self._library.encode(word, add_special_tokens=False).ids
+        if len(word) <= LONGEST_WORD:
+            self[word] = ids
         return ids
 
 

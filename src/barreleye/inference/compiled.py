@@ -5,8 +5,9 @@ head, F feed-forward, V vocabulary, T positions; M outputs and N inputs of a mat
 are filled by loops, as array expressions take Numba ten times as long to compile.
 """
 
-import os
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,37 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-# Numba keeps what it compiled as pickles: in the user's own cache, never beside the code or in a run.
-if not numba.config.CACHE_DIR:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    numba.config.CACHE_DIR = str(home / "barreleye" / "numba")
+from barreleye.data.text import cache_folder
 
 NORMAL = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order, so that they vectorize; infinities stay infinities
-compiled: Callable[..., Any] = njit(cache=True, nogil=True, fastmath=NORMAL)
-in_parallel: Callable[..., Any] = njit(cache=True, nogil=True, fastmath=NORMAL, parallel=True)
+
+
+def own_folder() -> str:
+    """Numba keeps what it compiles as pickles: in the user's own cache, never in a run. Where nothing can be written
+    there, "", and it is compiled anew each time: Numba's next choice is beside the code."""
+    try:
+        folder = numba.config.CACHE_DIR or cache_folder() / "numba"
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):  # the latter without a home
+        return ""
+    return str(folder)
+
+
+FOLDER = own_folder()
+
+
+def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
+    """Numba looks for the folder when it decorates, so a caller's own functions may have another."""
+    theirs, numba.config.CACHE_DIR = numba.config.CACHE_DIR, FOLDER
+    try:
+        decorate: Callable[..., Any] = njit(cache=bool(FOLDER), nogil=True, fastmath=NORMAL, parallel=parallel)
+        return decorate(function)
+    finally:
+        numba.config.CACHE_DIR = theirs
+
+
+in_parallel = partial(compiled, parallel=True)
 
 GELU, RELU, RELU2, SWIGLU = range(4)
 

@@ -30,7 +30,8 @@ ACTIVATIONS = {"gelu": compiled.GELU, "relu": compiled.RELU, "relu2": compiled.R
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 POSITIONS = {"learned": Learned, "sinusoidal": Sinusoidal, "rope": Rotary, "none": Positions}
 THREADS = 2  # more wait for each other longer than they compute
-PATIENCE = 3  # times what one thread takes for a token: then two are in the way of another program
+PATIENCE = 3  # times what one thread takes for a token: two that take longer are in the way of another program
+SLOW, ALONE = 3, 256  # tokens in a row that took longer, after which so many are read by one thread
 TOLERANCE = {32: 1e-3, 8: 0.2}  # by bits: how far logits may be from the readable path's, as a share of the largest
 TRIED = 12  # tokens, before a decoder is used
 ONE_AT_A_TIME = threading.Lock()  # not every threading layer of Numba bears two callers
@@ -77,8 +78,10 @@ class FastDecoder:
         self.weights = pack(model, bits)
         layernorm, eps = self.config.norm == "layernorm", np.float32(NORM_EPS)
         self.kinds = self.config.n_heads, layernorm, eps, ACTIVATIONS[self.config.activation]
-        self.alone = 0.0  # seconds that one thread takes for a token
+        self.seconds_alone = 0.0  # that one thread takes for a token
+        self.slow, self.alone = 0, 0  # tokens in a row that took too long; tokens still to be read by one thread
         threads = torch.get_num_threads()
+        self.threads = min(THREADS, threads, numba.config.NUMBA_NUM_THREADS)
         try:
             self._try_out(TOLERANCE[bits])
         except NumbaError as error:
@@ -92,9 +95,8 @@ class FastDecoder:
     def _try_out(self, tolerance: float) -> None:
         """Read a few tokens both ways, on one thread."""
         stream = self.stream()
-        stream.threads = 1
         tokens = np.random.default_rng(0).integers(self.config.vocab_size, size=min(TRIED, stream.room)).tolist()
-        self.alone = min(stream.timed_read(token) for token in tokens)
+        self.seconds_alone = min(stream.timed_read(token, threads=1) for token in tokens)
         stream.draw(Sampling(), [], 0.0)
         readable_V = prefill(self.model, torch.tensor([tokens]), KVCache(self.config))[0].numpy()
         if not np.isfinite(readable_V).all():
@@ -113,7 +115,6 @@ class FastStream:
             x_LBTHD[:, 0].numpy() for x_LBTHD in (self.cache.keys_LBTHD, self.cache.values_LBTHD)
         )
         self.logits_V = np.zeros(decoder.config.vocab_size, np.float32)
-        self.threads = min(THREADS, numba.config.NUMBA_NUM_THREADS)
 
     @property
     def room(self) -> int:
@@ -126,17 +127,21 @@ class FastStream:
 
     def read(self, token: int) -> None:
         # Threads meet after each matrix. Where another program has a core, one waits there for the other's turn.
-        if self.timed_read(token) > PATIENCE * self.decoder.alone:
-            self.threads = 1
+        decoder = self.decoder
+        seconds = self.timed_read(token, 1 if decoder.alone else decoder.threads)
+        decoder.alone = max(0, decoder.alone - 1)
+        decoder.slow = decoder.slow + 1 if seconds > PATIENCE * decoder.seconds_alone else 0
+        if decoder.slow == SLOW:
+            decoder.slow, decoder.alone = 0, ALONE
 
-    def timed_read(self, token: int) -> float:
+    def timed_read(self, token: int, threads: int) -> float:
         """Gives the seconds that it took, once it was its turn."""
         if not self.room or not 0 <= token < len(self.logits_V):  # compiled code does not look where it writes
             raise ValueError(f"cannot read token {token} with room for {self.room}")
         decoder, at = self.decoder, self.cache.length
         with ONE_AT_A_TIME:
             before = numba.get_num_threads()
-            numba.set_num_threads(self.threads)
+            numba.set_num_threads(threads)
             began = time.perf_counter()
             compiled.decode(token, at, decoder.weights, decoder.kinds, self.keys_LTHD, self.values_LTHD, self.logits_V)
             seconds = time.perf_counter() - began

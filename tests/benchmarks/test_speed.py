@@ -1,0 +1,114 @@
+"""The yardstick itself: what the recording does quickly is what the plain recipe does slowly."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from barreleye import Conversation, Message, ModelConfig, TrainConfig, learn_bpe
+from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, chat_texts
+from barreleye.training import loop
+from barreleye.training.grow import configure
+from barreleye.training.loop import Learner
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import plain
+import speed
+
+
+def conversations(seed: int, n: int = 2 * plain.ROWS) -> list[Conversation]:
+    rng = random.Random(seed)
+
+    def words() -> str:
+        return " ".join(rng.choices("what do you eat a small copepod and nobody saw it".split(), k=rng.randint(1, 9)))
+
+    return [Conversation((Message("user", words()), Message("assistant", words()))) for _ in range(n)]
+
+
+CHATS = conversations(1)
+MATERIAL = plain.Material("test", CHATS, conversations(2), learn_bpe(chat_texts(CHATS), 300, CHAT_SPECIAL_TOKENS))
+
+
+def test_quick_dropout_keeps_nine_of_ten_scaled_as_torch_scales() -> None:
+    plain.worker.random = torch.Generator().manual_seed(0)
+    x = torch.ones(1000, 999)
+    dropped = plain.quick_dropout(x, 0.1, training=True)
+    assert dropped.count_nonzero() / x.numel() == pytest.approx(0.9, abs=1e-3)
+    assert torch.equal(dropped.unique(), F.dropout(x, 0.1).unique())
+    assert plain.quick_dropout(x, 0.1, training=False) is x
+
+
+def test_pieces_on_cores_are_the_padded_batch() -> None:
+    torch.manual_seed(0)
+    shape = ModelConfig(n_layers=2, n_heads=2, d_model=32, d_ff=64, activation="relu", vocab_size=300)
+    model = plain.plain_model(300, shape)
+    learner = Learner(model, [], torch.amp.GradScaler("cpu", enabled=False), step=1)
+    sums, gradients = [], []
+    for accumulate, pieces in ((loop.accumulate_gradients, 1), (plain.accumulate_on_cores, plain.PIECES)):
+        config = TrainConfig(accumulate=pieces, device="cpu", precision="float32", threads=2)
+        model.zero_grad()
+        sums.append(accumulate(learner, plain.PaddedBatches(MATERIAL, pieces), config))
+        gradients.append({name: p.grad / sums[-1][1] for name, p in model.named_parameters()})
+    (whole, learned, read), (in_pieces, learned_too, read_less) = sums
+    assert in_pieces == pytest.approx(whole, rel=1e-6)
+    assert learned_too == learned and read_less < read
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradients[1][name], gradient, atol=1e-5), name
+
+
+def test_a_recording_belongs_to_its_data_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [{"step": 250.0, "all": 1.0, "replies": 2.0}]
+    curve = MATERIAL.curve(looks)
+    assert MATERIAL.looks_of(curve) == looks
+    for changed in (plain.recipe() | {"warmup_steps": 7}, {}):
+        monkeypatch.setattr(plain, "recipe", lambda values=changed: values)
+        with pytest.raises(ValueError, match="another recipe"):
+            MATERIAL.looks_of(curve)
+    monkeypatch.setattr(plain, "recipe", lambda: json.loads(curve)["recipe"] | {"a_later_knob": 1})
+    assert MATERIAL.looks_of(curve) == looks
+    with pytest.raises(ValueError, match="other data"):
+        plain.Material("test", CHATS[1:], [], MATERIAL.tokenizer).looks_of(curve)
+
+
+def test_a_curve_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plain, "CURVES", tmp_path)
+    monkeypatch.setattr(plain.Material, "of_fish", lambda single: MATERIAL)
+    speed.fish(True, "all", 1, {})
+    assert capsys.readouterr().out == "plain-test.json is not recorded yet: python benchmarks/plain.py --single\n"
+
+
+def test_the_racer_is_nanogpts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = speed.nanogpt(65)
+    assert sum(p.numel() for p in model.parameters()) - 65 * 128 - 64 * 128 == 4 * (12 * 128**2 + 4 * 128) + 2 * 128
+    assert float(model.blocks[0].mlp.up.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert float(model.blocks[0].mlp.down.weight.detach().std()) == pytest.approx(0.02 / 8**0.5, rel=0.05)
+    windows = speed.RandomWindows(np.arange(65).repeat(4), 64, 128)
+    config = TrainConfig(steps=2, device="cpu", precision="float32", threads=1)
+    made: list[Optimizer] = []
+    make = loop.make_optimizers
+    monkeypatch.setattr(loop, "make_optimizers", lambda *given: made.extend(make(*given)) or made)
+    racer = speed.Racer(lambda: model, windows, config, look_every=1, betas=(0.9, 0.5))
+    step, seconds, best = racer.run(lambda model, config: 0.0, target=0.0)
+    assert (step, best) == (1, 0.0) and seconds > 0
+    assert made[0].param_groups[0]["betas"] == (0.9, 0.5)
+    assert racer.padding() == 0.0
+
+
+def test_our_recipe_is_a_command() -> None:
+    given = dict(zip(speed.our_options()[::2], speed.our_options()[1::2], strict=True))
+    options = {name.removeprefix("--").replace("-", "_"): value for name, value in given.items()}
+    typed = {
+        name: type(getattr(speed.OURS, name, None) or getattr(speed.OUR_SHAPE, name, None))(value)
+        for name, value in options.items()
+    }
+    config = configure({"text": "a.txt", "persona": None, "mix": None, "chats": None}, None, None, typed)
+    assert (config.model, config.train) == (speed.OUR_SHAPE, speed.OURS)
