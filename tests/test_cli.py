@@ -375,12 +375,14 @@ def test_a_look_inside_is_printed_and_written(barreleye, run):
     page = (barreleye.run(run).path / "reports" / "look.html").read_text()
     for shown in ("nats per token", "surprise", "previous token", "blocks.0.attn.hook_z[head=1]", "as last saved"):
         assert shown in printed and shown in page
-    assert "look.html" in printed and "Logit lens" in page
+    assert "look.html" in printed and "Logit lens, through time" in page and "When it learned" in page
     said = "<|im_start|>" in printed
     assert said == (run == "pip")  # a model of chats is asked as it would be in one
     assert "<|im_start|>" not in barreleye(f"look {run} --as-text", "10 fish")
     deaf = barreleye(f"look {run} --without blocks.0.attn.hook_z[head=1]", "10 fish")
     assert "edits" in deaf and "as last saved, without blocks.0.attn.hook_z[head=1]" in deaf
+    now = (barreleye.run(run).path / "reports" / "look.html").read_text()
+    assert now.split("addFrames")[-1] != page.split("addFrames")[-1]  # it was deaf at all times
     dark = barreleye(f"look {run} --without blocks.0.attn.hook_pattern", "10 fish")  # and so no head of any kind
     assert f"blocks.0.attn.hook_z[head=1] mixed {'0.00 ' * 5}".split() in [line.split() for line in dark.splitlines()]
 

@@ -22,6 +22,7 @@ def look(
     from barreleye.lens import report
     from barreleye.lens.attention import classify_heads
     from barreleye.lens.edits import edit, zero
+    from barreleye.lens.timeline import timeline
     from barreleye.run import Run
 
     opened, edits = Run(run), dict.fromkeys(without or (), zero)
@@ -29,9 +30,11 @@ def look(
     kinds = classify_heads(opened, step, edits=edits)
     when = "as last saved" if step is None else f"at step {step}"
     asked = f"Asked {text!r}, {when}{', without ' * bool(edits)}{', '.join(edits)}."
-    drawn = find_spec("plotly") is not None
+    drawn, past = find_spec("plotly") is not None, {}
+    if drawn and opened.snapshots():
+        past = timeline(opened, view.ids, lambda then: report.moment(then, view), edits)
     summary = [asked, *report.look_summary(view)]
-    _show(opened, "look", "A look inside", summary, report.look_sections(view, kinds, drawn))
+    _show(opened, "look", "A look inside", summary, report.look_sections(view, kinds, drawn, past))
 
 
 def ablate(

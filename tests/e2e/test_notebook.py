@@ -85,8 +85,19 @@ def test_grows_and_shows_how(outputs: dict[str, str]) -> None:
     perplexities = [float(line.split()[3]) for line in outputs["score"].splitlines()]
     assert perplexities[-1] < perplexities[0]
     assert outputs["chat"].count("> ") >= 3  # an untrained model can say it, too
-    assert "[1, 6, " in outputs["record"]
-    assert "'<|im_start|>', 'user', '↵', 'what'" in outputs["heatmap"]
+
+
+@pytest.mark.slow
+def test_looks_through_its_head(outputs: dict[str, str]) -> None:
+    assert 'title="nothing came before"' in outputs["look"] and ">what</span>" in outputs["look"]
+    assert outputs["wall"].count("looks at") == 4 * 6
+    assert "'3 what'" in outputs["lens"] and "0.resid_pre" in outputs["lens"]
+    assert "layer 3" in outputs["ablate"] and "feed-fwd" in outputs["ablate"]
+    assert outputs["without"].count("> ") >= 3
+    for step in (0, 1, 2, STEPS):
+        assert f"'label': '{step}'" in outputs["slider"]
+    assert f"['0', '1', '2', '3', '{STEPS}']" in outputs["when"]
+    assert f"step {STEPS}, loss " in outputs["doctor"]
 
 
 @pytest.mark.slow

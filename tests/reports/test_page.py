@@ -73,6 +73,13 @@ def test_plotly_is_inlined_once_and_nothing_is_fetched():
     assert "default-src 'none'" in policy
 
 
+def test_a_figure_keeps_its_own_layout_and_moves_only_when_asked():
+    figure = go.Figure(go.Bar(y=[1]), dict(width=2000, margin_l=0), [go.Frame(data=[go.Bar(y=[2])], name="2")])
+    html = page("A wide figure", [], [Section("a", figures=[figure])])
+    assert '"l":0' in html and "addFrames" in html and "Plotly.animate(" not in html.split("addFrames")[-1]
+    assert '<div class="wide"><div' in html  # it scrolls, the page does not
+
+
 def test_numbers_are_set_flush_right_and_a_row_has_as_many_cells_as_the_head():
     html = Table(("what", "n"), [("fish", "12")], ("n",)).html()
     assert '<td class="">fish</td><td class="number">12</td>' in html

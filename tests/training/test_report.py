@@ -5,7 +5,7 @@ import pytest
 
 from barreleye.run import Run
 from barreleye.training.grow import grow
-from barreleye.training.report import smoothed, write_learning_report
+from barreleye.training.report import _inside, smoothed, write_learning_report
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,28 @@ def test_the_page_has_the_curves_and_needs_no_network(run: Run) -> None:
     assert "update \\u002f weight" in text and "blocks.0.attn head 1" in text and "What the doctor found" not in text
 
 
+def test_a_block_has_one_colour_in_every_panel(run: Run) -> None:
+    probe = next(line["probe"] for line in run.metrics() if "probe" in line)
+    twice = {
+        part: values | {name.replace("blocks.0", "blocks.1"): value for name, value in values.items()}
+        for part, values in probe.items()
+        if isinstance(values, dict)
+    }
+    lines = _inside({0: twice, 5: twice}).data
+    colors = {block: {line.line.color for line in lines if block in line.name} for block in ("blocks.0", "blocks.1")}
+    assert len(colors["blocks.0"]) == len(colors["blocks.1"]) == 1 and colors["blocks.0"] != colors["blocks.1"]
+    assert [line.name for line in lines if line.showlegend is None] == ["block 0", "block 1", "the rest"]
+    assert {line.line.dash for line in lines if ".mlp" in line.name} == {"dot"}
+
+
 def test_findings_stand_in_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = {"name": "too <loud>", "evidence": "9 dB", "advice": "less", "is_note": False}
-    lines = [*run.metrics(), {"step": 5, "finding": finding}]
+    lines = [*run.metrics(), {"step": 5, "finding": finding}, {"step": 5, "finding": finding | {"is_note": True}}]
     monkeypatch.setattr(Run, "metrics", lambda self: lines)
     page = write_learning_report(run)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    assert "What the doctor found" in text and "too &lt;loud&gt;" in text and "9 dB" in text
+    assert "What the doctor found" in text and ">too &lt;loud&gt;" in text and ">note: too" in text and "9 dB" in text
 
 
 def test_replies_have_a_curve_where_they_were_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

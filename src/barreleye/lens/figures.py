@@ -1,25 +1,34 @@
 """Drawings of what the lens computes: plotly figures (the extra `report`), and tokens as HTML that needs nothing."""
 
 import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from barreleye.lens.attribution import Attribution, LogitLens
 from barreleye.lens.gradients import Saliency
 from barreleye.lens.sweeps import Ablation, PatchGrid
+from barreleye.lens.timeline import Difference
 from barreleye.lens.view import View
 from barreleye.lens.weights import PCA
+from barreleye.reports.page import FIGURE_STYLE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_SURPRISED = 8.0  # bits, from which on the colour is full
 MOST_PATTERNS = 64  # heads on one wall
-DIVERGING = [[0, "#2a8fc7"], [0.5, "rgba(128,144,160,0.15)"], [1, "#d55e00"]]
-SEQUENTIAL = [[0, "rgba(42,143,199,0.05)"], [1, "#2a8fc7"]]
-CELL = 22  # pixels
+# Blue and vermilion are told apart by the colour-blind too. Where something is written in the cells they are opaque, as
+# plotly picks the ink by their colour; where not, they fade into the paper, light or dark.
+DIVERGING = [[0, "#2a8fc7"], [0.5, "#eef3f6"], [1, "#d55e00"]]
+SEQUENTIAL = [[0, "#eef3f6"], [1, "#2a8fc7"]]
+FADING = [[0, "rgba(42,143,199,0.05)"], [0.2, "rgba(42,143,199,0.5)"], [1, "#2a8fc7"]]  # steep, as attention is spread
+DASHES = ("solid", "dash", "dot", "dashdot")
+LINE, CELL, WORD, BAR = 22, 60, 76, 120  # pixels: a row, a cell with a number, with a token, the bar of colours
+LONGEST = 12  # letters of a token in a cell
 
 
 def tokens_html(view: View) -> str:
@@ -41,105 +50,155 @@ def tokens_html(view: View) -> str:
 
 def token_figure(view: View) -> "Figure":
     """The surprise of each token, and how undecided the model was before it, in bits."""
-    go = _plotly()
-    figure = go.Figure()
+    figure = _figure(height=340, yaxis_title="bits", xaxis_tickangle=-60)
     labels = _numbered(view.tokens)
     figure.add_bar(x=labels, y=view.surprise_T.tolist(), name="surprise", hovertemplate="%{y:.2f} bits")
     before = [None, *view.entropy_T[:-1].tolist()]
     figure.add_scatter(x=labels, y=before, name="entropy before it", mode="markers", hovertemplate="%{y:.2f} bits")
-    figure.update_layout(height=340, yaxis_title="bits", xaxis_tickangle=-60)
     return figure
 
 
 def attention_wall(view: View) -> "Figure":
-    """Every head of every layer, a row of heads for each layer; queries go down, keys to the right."""
+    """Every head of every layer, from the first; queries go down, keys to the right."""
     from plotly.subplots import make_subplots
 
     go, config = _plotly(), view.model.config
     layers = min(config.n_layers, max(1, MOST_PATTERNS // config.n_heads))
+    columns = next(n for n in range(min(8, config.n_heads), 0, -1) if config.n_heads % n == 0)
+    rows = layers * config.n_heads // columns
+    height = rows * (min(190, 860 // columns) + 24)
     titles = [f"{layer}.{head}" for layer in range(layers) for head in range(config.n_heads)]
-    figure = make_subplots(
-        layers, config.n_heads, subplot_titles=titles, horizontal_spacing=0.01, vertical_spacing=0.2 / layers
-    )
+    gaps = dict(horizontal_spacing=0.01, vertical_spacing=24 / height)
+    figure = make_subplots(rows, columns, subplot_titles=titles, **gaps)
     labels = _numbered(view.tokens)
-    for layer in range(layers):
-        for head, pattern_QK in enumerate(view[f"blocks.{layer}.attn.hook_pattern"].tolist()):
-            heat = go.Heatmap(
-                x=labels,
-                y=labels,
-                z=[[round(x, 3) for x in row] for row in pattern_QK],
-                zmin=0,
-                zmax=1,
-                colorscale=SEQUENTIAL,
-                showscale=False,
-                hovertemplate="%{y} looks at %{x}: %{z:.2f}<extra></extra>",
-            )
-            figure.add_trace(heat, layer + 1, head + 1)
-    figure.update_xaxes(showticklabels=False)
-    figure.update_yaxes(showticklabels=False, autorange="reversed")
-    figure.update_layout(height=170 * layers + 60)
-    return figure
+    patterns = [x_QK for layer in range(layers) for x_QK in view[f"blocks.{layer}.attn.hook_pattern"].tolist()]
+    for panel, pattern_QK in enumerate(patterns):
+        heat = go.Heatmap(
+            x=labels,
+            y=labels,
+            z=[[round(x, 3) for x in row] for row in pattern_QK],
+            zmin=0,
+            zmax=1,
+            colorscale=FADING,
+            showscale=False,
+            hovertemplate="%{y} looks at %{x}: %{z:.2f}<extra></extra>",
+        )
+        figure.add_trace(heat, panel // columns + 1, panel % columns + 1)
+    figure.update_xaxes(showticklabels=False, showgrid=False)
+    figure.update_yaxes(showticklabels=False, showgrid=False, autorange="reversed")
+    figure.update_annotations(font_size=12)
+    return figure.update_layout(template=FIGURE_STYLE, height=height + 60, margin=dict(l=0, r=0, b=8))
 
 
 def logit_lens_figure(view: View, lens: LogitLens) -> "Figure":
-    """The likeliest token after each position at each place in the stream, and how likely."""
-    guesses = [[view.tokenizer.token_text(i) for i in row] for row in lens.ids_NTK[..., 0].tolist()]
-    return _heatmap(
-        lens.probs_NTK[..., 0],
-        _numbered(view.tokens),
+    """The likeliest token after each position, a row for each, and how likely it was; the stream flows to the right."""
+    guesses_TN = [[view.tokenizer.token_text(i) for i in row] for row in lens.ids_NTK[..., 0].T.tolist()]
+    figure = _heatmap(
+        lens.probs_NTK[..., 0].T,
         [name.removeprefix("blocks.").replace("hook_", "") for name in lens.names],
+        _numbered(view.tokens),
         SEQUENTIAL,
         (0, 1),
-        "%{text} %{z:.0%} after %{x}",
-        guesses,
+        "%{customdata} %{z:.0%} after %{y}, at %{x}",
+        "%{text}",
+        WORD,
     )
+    short = [[guess if len(guess) <= LONGEST else f"{guess[: LONGEST - 1]}…" for guess in row] for row in guesses_TN]
+    figure.update_traces(text=short, customdata=guesses_TN, colorbar_tickformat=".0%")
+    return figure.update_yaxes(autorange="reversed")
 
 
 def attribution_figure(found: Attribution, k: int = 25) -> "Figure":
     """The parts that matter most, the largest on top."""
-    go = _plotly()
-    names, values = zip(*reversed(found.largest(k)), strict=True)
-    figure = go.Figure(go.Bar(x=values, y=names, orientation="h", hovertemplate="%{y}: %{x:+.3f}<extra></extra>"))
-    figure.update_layout(height=CELL * len(names) + 90, xaxis_title=f"{found.of} = {found.logit:+.3f}")
-    return figure
+    return _bars(found.largest(k), f"{found.of} = {found.logit:+.3f}", "+.3f")
 
 
 def saliency_figure(found: Saliency) -> "Figure":
     """What each token of the prompt did for the logit."""
-    go = _plotly()
-    figure = go.Figure(go.Bar(x=_numbered(found.tokens), y=found.scores_T.tolist(), hovertemplate="%{x}: %{y:+.3f}"))
-    figure.update_layout(height=320, yaxis_title=found.of, xaxis_tickangle=-60)
-    return figure
+    figure = _figure(height=340, xaxis_title=found.of, yaxis_title="adds to the logit", xaxis_tickangle=-60)
+    hover = "%{x}: %{y:+.3f}<extra></extra>"
+    return figure.add_bar(x=_numbered(found.tokens), y=found.scores_T.tolist(), hovertemplate=hover)
 
 
 def ablation_figure(found: Ablation) -> "Figure":
-    """The rise of the loss without each head and each feed-forward layer."""
-    import torch
-
+    """The rise of the loss without each head and each feed-forward layer. Colours go as far as the heads do: next to
+    the first feed-forward layer, all heads would look alike."""
     columns = [f"head {head}" for head in range(found.heads_LH.shape[1])]
     rises = found.heads_LH
     if len(found.mlps_L):
-        rises, columns = torch.cat([rises, found.mlps_L[:, None]], 1), [*columns, "feed-forward"]
+        rises, columns = torch.cat([rises, found.mlps_L[:, None]], 1), [*columns, "feed-fwd"]
     rows = [f"layer {layer}" for layer in range(len(rises))]
-    return _heatmap(rises, columns, rows, DIVERGING, None, "%{y}, %{x}: %{z:+.4f} nats")
+    most = float(found.heads_LH.abs().max())
+    return _heatmap(rises, columns, rows, DIVERGING, (-most, most), "%{y}, %{x}: %{z:+.4f} nats", "%{z:+.3f}")
 
 
 def patch_figure(found: PatchGrid) -> "Figure":
     """How much of the clean logit each layer and position brings back: 0 nothing, 1 all."""
     pairs = zip(found.tokens, found.corrupted_tokens, strict=True)
-    columns = _numbered([here if here == other else f"{here}/{other}" for here, other in pairs])
-    rows = [f"layer {layer}" for layer in range(len(found.logits_LT))]
-    return _heatmap(found.recovered_LT, columns, rows, DIVERGING, (-1, 1), "%{y}, %{x}: %{z:.2f} recovered")
+    rows = _numbered([here if here == other else f"{here}/{other}" for here, other in pairs])
+    columns = [f"layer {layer}" for layer in range(len(found.logits_LT))]
+    label = "%{y}, %{x}: %{z:.2f} recovered"
+    figure = _heatmap(found.recovered_LT.T, columns, rows, DIVERGING, (-1, 1), label, "%{z:.2f}")
+    return figure.update_yaxes(autorange="reversed")
 
 
 def pca_figure(found: PCA, labels: list[str]) -> "Figure":
     """Vectors on their first two principal axes."""
-    go = _plotly()
     x, y = found.coordinates_NK[:, 0].tolist(), found.coordinates_NK[:, 1].tolist()
-    figure = go.Figure(go.Scatter(x=x, y=y, text=labels, mode="markers", hovertemplate="%{text}<extra></extra>"))
     axes = [f"axis {i + 1}: {share:.0%} of the variance" for i, share in enumerate(found.share_K[:2].tolist())]
-    figure.update_layout(height=560, xaxis_title=axes[0], yaxis_title=axes[1])
-    return figure
+    figure = _figure(height=560, xaxis_title=axes[0], yaxis_title=axes[1])
+    return figure.add_scatter(x=x, y=y, text=labels, mode="markers", hovertemplate="%{text}<extra></extra>")
+
+
+def diff_figure(changes: Sequence[Difference], k: int = 25) -> "Figure":
+    """The parameters that differ most, the first on top."""
+    changed = [(change.name, change.relative) for change in changes[:k]]
+    return _bars(changed, "change, as a share of the size", ".1%").update_xaxes(tickformat=".0%")
+
+
+def timeline_figure(found: Mapping[int, Any], names: Sequence[str], of: str) -> "Figure":
+    """What `timeline` found at each recorded step, a line for each of `names`.
+
+    found: by step, a number or a tensor of as many as there are names. of: what they are. The steps stand evenly, as
+    they were recorded, so that the first ones, where most happens, have room.
+    """
+    figure = _figure(height=400, xaxis_title="recorded step", xaxis_type="category", yaxis_title=of)
+    steps = [f"{step:,}" for step in found]
+    values = [torch.as_tensor(each).flatten().tolist() for each in found.values()]
+    colours = len(FIGURE_STYLE["layout"]["colorway"])
+    for i, (name, line) in enumerate(zip(names, zip(*values, strict=True), strict=True)):
+        dash = DASHES[i // colours % len(DASHES)]
+        figure.add_scatter(x=steps, y=line, name=name, line_dash=dash, hovertemplate="step %{x}: %{y:.3g}")
+    return figure.update_layout(showlegend=True)
+
+
+def slider(figures: Mapping[int, "Figure"]) -> "Figure":
+    """Figures of one form, by step, as one that opens on the last and has a slider back in time."""
+    go, last = _plotly(), figures[max(figures)]
+    traces = {step: [trace.to_plotly_json() for trace in figure.data] for step, figure in sorted(figures.items())}
+    # What is the same at all steps is not written again: of a wall of heads, the labels would be most of the page.
+    moving = [
+        {key for step in traces for key, value in traces[step][i].items() if value != trace.get(key)} | {"type"}
+        for i, trace in enumerate(traces[max(figures)])
+    ]
+    frames = [
+        go.Frame(name=str(step), data=[{k: trace[k] for k in keys} for trace, keys in zip(each, moving, strict=True)])
+        for step, each in traces.items()
+    ]
+    at_once = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition_duration=0)
+    figure = go.Figure(last.data, last.layout, frames)
+    steps = [dict(label=frame.name, method="animate", args=[[frame.name], at_once]) for frame in frames]
+    # Above, where a long text does not hide it, and no wider than a phone.
+    place = dict(y=1, yanchor="bottom", pad=dict(t=0, b=30), lenmode="pixels", len=240, font_size=10)
+    now = dict(prefix="step ", font_size=14)
+    control = dict(active=len(steps) - 1, steps=steps, currentvalue=now, **place)
+    return figure.update_layout(sliders=[control], height=last.layout.height + 90)
+
+
+def _bars(parts: Sequence[tuple[str, float]], of: str, number: str) -> "Figure":
+    names, values = zip(*reversed(parts), strict=True)
+    figure = _figure(height=LINE * len(names) + 90, xaxis_title=of)
+    return figure.add_bar(x=values, y=names, orientation="h", hovertemplate=f"%{{y}}: %{{x:{number}}}<extra></extra>")
 
 
 def _heatmap(
@@ -147,32 +206,40 @@ def _heatmap(
     columns: list[str],
     rows: list[str],
     colours: list[list[Any]],
-    limits: tuple[float, float] | None,
+    limits: tuple[float, float],
     label: str,
-    texts: list[list[str]] | None = None,
+    text: str,
+    cell: int = CELL,
 ) -> "Figure":
-    """The first row at the bottom, as a stream flows up. Without limits, as far as the values go either way of zero."""
-    go = _plotly()
-    low, high = limits or (-float(values.abs().max()), float(values.abs().max()))
-    heat = go.Heatmap(
+    """The first row at the bottom. As wide as its cells need to be read: a page scrolls sideways where it is narrow."""
+    height = max(LINE * len(rows), BAR) + 60
+    figure = _figure(width=cell * len(columns) + 180, height=height, margin_b=8)
+    figure.add_heatmap(
         x=columns,
         y=rows,
-        z=values.tolist(),
-        zmin=low,
-        zmax=high,
+        z=[[round(x, 4) for x in row] for row in values.tolist()],
+        zmin=limits[0],
+        zmax=limits[1],
         colorscale=colours,
-        text=texts,
-        texttemplate="%{text}" if texts else None,
+        colorbar=dict(thickness=12, len=BAR, lenmode="pixels", y=1, yanchor="top"),
+        texttemplate=text,
+        textfont_size=11,
         hovertemplate=f"{label}<extra></extra>",
+        xgap=1,
+        ygap=1,
     )
-    figure = go.Figure(heat)
-    figure.update_layout(height=CELL * max(4, len(rows)) + 150, xaxis_tickangle=-60)
-    return figure
+    figure.update_xaxes(side="top", showgrid=False, showline=False)
+    return figure.update_yaxes(showgrid=False, showline=False)
 
 
 def _numbered(tokens: list[str]) -> list[str]:
     """Labels of an axis, which must differ."""
     return [f"{i} {token}" for i, token in enumerate(tokens)]
+
+
+def _figure(**layout: Any) -> "Figure":
+    figure: Figure = _plotly().Figure(layout=dict(template=FIGURE_STYLE))
+    return figure.update_layout(**layout)
 
 
 def _plotly() -> Any:

@@ -1,8 +1,13 @@
 """What the lens found, as tables and figures: for the terminal, and for `reports/look.html` of a run."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
 from barreleye.lens.address import head_address
 from barreleye.lens.attention import MEANINGS, HeadScores
-from barreleye.lens.attribution import Attribution, attribute, logit_lens
+from barreleye.lens.attribution import Attribution, LogitLens, attribute, logit_lens
 from barreleye.lens.gradients import gradient_x_input
 from barreleye.lens.sweeps import Ablation
 from barreleye.lens.view import View
@@ -19,8 +24,24 @@ def look_summary(view: View) -> list[str]:
     return [f"{loss}Most likely next: {said}."]
 
 
-def look_sections(view: View, kinds: HeadScores, drawn: bool) -> list[Section]:
-    """Its tokens, heads, and how its first guess comes about; `drawn`: with figures, which take plotly."""
+class Moment(NamedTuple):
+    """What another model, or the same one at another step, made of a view's text: the probabilities of what the view
+    finds likeliest next, and the logit lens."""
+
+    probs_K: Tensor
+    lens: LogitLens
+
+
+def moment(view: View, of: View) -> Moment:
+    likeliest_K = of.probs_TV[-1].topk(len(of.top())).indices
+    return Moment(view.probs_TV[-1, likeliest_K], logit_lens(view, sublayers=True))
+
+
+def look_sections(
+    view: View, kinds: HeadScores, drawn: bool, past: Mapping[int, Moment] | None = None
+) -> list[Section]:
+    """Its tokens, heads, and how its first guess comes about; `drawn`: with figures, which take plotly. past: what
+    the same model made of it on the way, by step."""
     best = int(view.logits_TV[-1].argmax())
     found = attribute(view, best)
     sections = [
@@ -42,11 +63,17 @@ def look_sections(view: View, kinds: HeadScores, drawn: bool) -> list[Section]:
         for section, drawing in zip(sections, drawings, strict=True)
     ]
     saliency = figures.saliency_figure(gradient_x_input(view, best))
-    lens = figures.logit_lens_figure(view, logit_lens(view, sublayers=True))
+    sections.append(Section("What each token did for it", [_SALIENCY_WORDS], figures=[saliency]))
+    if not past:
+        lens = figures.logit_lens_figure(view, logit_lens(view, sublayers=True))
+        return [*sections, Section("Logit lens", [_LENS_WORDS], figures=[lens])]
+    names = [token for token, _ in view.top()]
+    learned = figures.timeline_figure({step: each.probs_K for step, each in past.items()}, names, "probability")
+    lens = figures.slider({step: figures.logit_lens_figure(view, each.lens) for step, each in past.items()})
     return [
         *sections,
-        Section("What each token did for it", [_SALIENCY_WORDS], figures=[saliency]),
-        Section("Logit lens", [_LENS_WORDS], figures=[lens]),
+        Section("When it learned to say so", [_LEARNED_WORDS], figures=[learned]),
+        Section("Logit lens, through time", [_LENS_WORDS, _SLIDER_WORDS], figures=[lens]),
     ]
 
 
@@ -58,7 +85,7 @@ def token_table(view: View) -> Table:
             token,
             "" if t == 0 else f"{bits:.2f}",
             f"{entropy:.2f}",
-            "  ".join(f"{guess} {p:.0%}" for guess, p in view.top(t, GUESSES)),
+            " · ".join(f"{guess} {p:.0%}" for guess, p in view.top(t, GUESSES)),
         )
         for t, (token, bits, entropy) in enumerate(
             zip(view.tokens, view.surprise_T.tolist(), view.entropy_T.tolist(), strict=True)
@@ -97,6 +124,7 @@ def ablation_sections(found: Ablation, drawn: bool) -> list[Section]:
     if drawn:
         from barreleye.lens import figures
 
+        words.append("The figure's colours go as far as the heads do; a feed-forward layer worth more is as full.")
         drawings.append(figures.ablation_figure(found))
     return [Section("What each part is worth", words, [Table(("without", "loss"), rows, ("loss",))], drawings)]
 
@@ -106,7 +134,11 @@ _TOKENS_WORDS = (
     "next one, in bits."
 )
 _SALIENCY_WORDS = "By gradient x input: to first order, what the token's being there adds to the logit."
-_LENS_WORDS = "The likeliest next token if the model ended there: first row the embedding, last row the model itself."
+_LENS_WORDS = (
+    "The likeliest next token if the model ended there: first column the embedding, last column the model itself."
+)
+_LEARNED_WORDS = "How likely it was, at each recorded step, to go on as it would now."
+_SLIDER_WORDS = "The slider goes back to any recorded step."
 
 
 def _parts_words(found: Attribution) -> list[str]:

@@ -4,6 +4,7 @@ Every weight goes through `to_huggingface` and `from_huggingface`, so that the f
 that other tools load with no code of ours. A variant that neither class can express keeps its own names.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -135,10 +136,7 @@ def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str,
 
 def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse of `to_huggingface`. Raises ValueError for a tensor that is missing or has another shape."""
-    from barreleye.model.transformer import Transformer
-
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
+    shapes = _shapes(config)
     # The forward mapping over placeholders tells where each of our tensors went, and in which shape.
     expected = to_huggingface({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, config)
     for name, placeholder in expected.items():
@@ -162,6 +160,14 @@ def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str
     if config.tie_embeddings:
         ours["unembed.weight"] = ours["embed.weight"]
     return ours
+
+
+@lru_cache(1)  # it takes as long as reading the weights, and a timeline asks twenty times
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    from barreleye.model.transformer import Transformer
+
+    with torch.device("meta"):
+        return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
 
 GPT2_TOP = {

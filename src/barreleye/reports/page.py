@@ -8,15 +8,23 @@ from string import Template
 from typing import Any
 
 # Read on light and on dark paper; the label under the pointer brings its own.
-FIGURE_LAYOUT = dict(
-    paper_bgcolor="rgba(0,0,0,0)",
-    plot_bgcolor="rgba(0,0,0,0)",
-    font=dict(family="system-ui, sans-serif", color="#7a8a99"),
-    hoverlabel=dict(bgcolor="#16212c", font_color="#eef3f6"),
-    colorway=("#2a8fc7", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#7a8a99"),
-    margin=dict(l=60, r=16, t=24, b=48),
+_LINE = "rgba(128,144,160,0.4)"
+_AXIS = dict(gridcolor="rgba(128,144,160,0.2)", zeroline=False, linecolor=_LINE, ticks="", automargin=True)
+FIGURE_STYLE = dict(
+    layout=dict(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font=dict(family="system-ui, sans-serif", color="#7a8a99"),
+        hoverlabel=dict(bgcolor="#16212c", font_color="#eef3f6", namelength=-1),
+        colorway=("#2a8fc7", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#7a8a99"),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom"),
+        margin=dict(l=60, r=16, t=24, b=48),
+        xaxis=_AXIS,
+        yaxis=_AXIS,
+        sliderdefaults=dict(bordercolor=_LINE, tickcolor=_LINE, bgcolor="#7a8a99", activebgcolor="#2a8fc7"),
+    )
 )
-FIGURE_AXES = dict(gridcolor="rgba(128,144,160,0.2)", zeroline=False, linecolor="rgba(128,144,160,0.4)")
+"""A template of plotly: what a figure says of itself comes first."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,7 @@ def _paragraphs(lines: Sequence[str], kind: str = "") -> str:
 
 
 def _figure(figure: Any, include_plotlyjs: bool) -> str:
-    figure.update_layout(FIGURE_LAYOUT)
-    figure.update_xaxes(FIGURE_AXES)
-    figure.update_yaxes(FIGURE_AXES)
+    figure.update_layout(template=FIGURE_STYLE)
     config = dict(displayModeBar=False, responsive=True)  # a drag still zooms in, a double click out
-    return str(figure.to_html(full_html=False, include_plotlyjs=include_plotlyjs, config=config))
+    html = figure.to_html(full_html=False, include_plotlyjs=include_plotlyjs, config=config, auto_play=False)
+    return f'<div class="wide">{html}</div>'

@@ -13,6 +13,8 @@ SCORED = {
     "replies": ("held out, replies to unseen prompts", "#d55e00"),
 }
 """Part of the held-out side -> its name and colour (Okabe and Ito 2008: told apart by the colour-blind too)."""
+LOG_AXIS = dict(type="log", exponentformat="power", nticks=3)
+BY_DEPTH = ["#2a8fc7", "#cc79a7", "#d55e00"]  # from the first block to the last
 
 
 def write_learning_report(run: Run) -> Path | None:
@@ -48,27 +50,26 @@ def write_learning_report(run: Run) -> Path | None:
                 1,
                 1,
             )
-    figure.add_trace(
-        go.Scatter(x=x, y=[line["grad_norm"] for line in steps], name="gradient norm", line_color="#cc79a7"),
-        2,
-        1,
-    )
-    figure.add_trace(
-        go.Scatter(x=x, y=[line["rate"] for line in steps], name="rate, share of peak", line_color="#e69f00"),
-        3,
-        1,
-    )
+    for row, (key, name, color) in enumerate(
+        (("grad_norm", "gradient norm", "#cc79a7"), ("rate", "rate", "#e69f00")), 2
+    ):
+        y = [line[key] for line in steps]
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, line_color=color, showlegend=False), row, 1)
     figure.update_yaxes(title_text="loss, nats per token", row=1, col=1)
-    figure.update_yaxes(title_text="gradient", row=2, col=1)
-    figure.update_yaxes(title_text="rate", row=3, col=1)
+    figure.update_yaxes(title_text="gradient norm", **LOG_AXIS, row=2, col=1)
+    figure.update_yaxes(title_text="rate / peak", row=3, col=1)
     figure.update_xaxes(title_text="step", row=3, col=1)
-    figure.update_layout(hovermode="x unified", height=800, legend=dict(orientation="h", y=1.02, yanchor="bottom"))
+    figure.update_layout(hovermode="x unified", height=800)
     sections = [Section("Loss, gradient and rate", figures=[figure])]
     if findings := [line["finding"] for line in lines if "finding" in line]:
-        table = Table(("seen", "evidence", "try"), [(f["name"], f["evidence"], f["advice"]) for f in findings])
+        rows = [("note: " * f["is_note"] + f["name"], f["evidence"], f["advice"]) for f in findings]
+        table = Table(("what", "seen", "try"), rows)
         sections.append(Section("What the doctor found", tables=[table]))
     if probes := {line["step"]: line["probe"] for line in lines if "probe" in line}:
-        words = ["On a fixed batch of training, without dropout; docs/run-folder.md says what each figure is."]
+        words = [
+            "On a fixed batch of training, without dropout; docs/run-folder.md says what each figure is. Blue is the "
+            "first block, orange the last; dotted lines are feed-forward layers. A click on a block hides it."
+        ]
         sections.append(Section("Inside", words, figures=[_inside(probes)]))
     if samples := _samples(lines):
         sections.append(Section("What it said on the way", samples=samples))
@@ -79,32 +80,43 @@ def write_learning_report(run: Run) -> Path | None:
 
 
 def _inside(probes: dict[int, dict[str, Any]]) -> Any:
-    """What the probe saw, a panel each: gradients, updates, size of the residual stream, attention, dead units."""
+    """What the probe saw, a panel each: gradients, updates, size of the residual stream, attention, dead units. A block
+    has one colour in all of them."""
     import plotly.graph_objects as go
+    from plotly.colors import sample_colorscale
     from plotly.subplots import make_subplots
 
     panels: dict[str, Callable[[dict[str, Any]], dict[str, float | None]]] = {
         "gradient norm": lambda probe: probe["gradient_norm"],
         "update / weight": lambda probe: probe.get("update_ratio", {}),
-        "std of the residual stream": lambda probe: {
-            at: found["std"] for at, found in probe["activations"].items() if "resid" in at
+        "std of the residual stream behind each block": lambda probe: {
+            at: found["std"] for at, found in probe["activations"].items() if "resid_post" in at
         },
-        "entropy of attention, of the most": lambda probe: {
+        "entropy of each head, share of the most possible": lambda probe: {
             f"{at} head {h}": entropy
             for at, heads in probe["attention_entropy"].items()
             for h, entropy in enumerate(heads)
         },
-        "dead units": lambda probe: probe["dead"],
+        "share of dead units": lambda probe: probe["dead"],
     }
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.03)
-    for row, (title, values_of) in enumerate(panels.items(), 1):
+    figure = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.04, subplot_titles=[*panels])
+    depth = len(next(iter(probes.values()))["attention_entropy"])
+    colors = sample_colorscale(BY_DEPTH, [block / max(1, depth - 1) for block in range(depth)])
+    color_of = {f"block {block}": color for block, color in enumerate(colors)} | {"the rest": "#7a8a99"}
+    for group, color in color_of.items():
+        figure.add_scatter(x=[None], y=[None], name=group, legendgroup=group, line_color=color)
+    for row, values_of in enumerate(panels.values(), 1):
         values = {step: values_of(probe) for step, probe in probes.items()}
         for name in dict.fromkeys(name for found in values.values() for name in found):
             steps = [step for step, found in values.items() if name in found]
-            line = go.Scatter(x=steps, y=[values[step][name] for step in steps], name=name, showlegend=False)
+            group = f"block {name.split('.')[1]}" if name.startswith("blocks.") else "the rest"
+            line = go.Scatter(x=steps, y=[values[step][name] for step in steps], name=name, legendgroup=group)
+            line.update(line_color=color_of[group], line_dash="dot" if ".mlp" in name else None, showlegend=False)
             figure.add_trace(line, row, 1)
-        figure.update_yaxes(title_text=title, type="log" if row < 3 else "linear", row=row, col=1)
+        if row < 3:
+            figure.update_yaxes(**LOG_AXIS, row=row, col=1)
     figure.update_xaxes(title_text="step", row=len(panels), col=1)
+    figure.update_annotations(font_size=12)
     figure.update_layout(height=240 * len(panels), hovermode="closest")
     return figure
 
