@@ -21,16 +21,17 @@ export UV_TORCH_BACKEND ?= auto
 endif
 endif
 
-# $(call install,FOLDER) installs into that environment; --upgrade-deps, as only newer pip knows dependency groups.
+# $(call venv,FOLDER) makes an environment, $(call install,FOLDER) installs into it; --upgrade-deps, as only newer pip
+# knows dependency groups.
 ifdef UV
-venv := $(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+venv = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(1)
 install = $(UV) pip install --python $(1)/bin/python
 else
-venv := $(PYTHON) -m venv --upgrade-deps .venv
+venv = $(PYTHON) -m venv --upgrade-deps $(1)
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel lint bench clean
+.PHONY: help quickstart notebook test test-wheel test-peers lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +76,10 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	.venv-wheel/bin/python -c 'import barreleye; assert ".venv-wheel" in barreleye.__file__, barreleye.__file__'
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
 
+# TransformerLens asks for much that this project does not: an environment of its own.
+test-peers: .venv-peers/peers  ## compare every activation with that of TransformerLens
+	.venv-peers/bin/python -m pytest tests/lens/test_transformer_lens.py
+
 # Lines that hold a figure beside what was promised are collected in $(TABLE), and shown again at the end.
 TABLE := runs/bench.txt
 TEXT_FILE := $(or $(TEXT),shakespeare)
@@ -85,6 +90,8 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	$(BIN)/python benchmarks/machine.py > $(TABLE)
 	@cat $(TABLE)
 	$(BIN)/python benchmarks/small_things.py --text $(TEXT_FILE)
+	$(BIN)/python benchmarks/look.py
+	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/speed.py fish
 	$(BIN)/python benchmarks/speed.py fish --of replies
@@ -103,7 +110,7 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	@cat $(TABLE)
 
 clean:  ## remove environments, builds and caches (the runs stay)
-	rm -rf .venv .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-wheel .venv-peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up: a stamp for each set of packages; nothing is done again until pyproject.toml changes -----------------------
@@ -111,7 +118,7 @@ clean:  ## remove environments, builds and caches (the runs stay)
 .venv/core: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(venv)
+	$(call venv,.venv)
 	$(call install,.venv) --editable '.[report,fast]'
 	@touch $@
 
@@ -126,4 +133,9 @@ clean:  ## remove environments, builds and caches (the runs stay)
 
 .venv/notebook: .venv/core
 	$(call install,.venv) --editable '.[notebook]'
+	@touch $@
+
+.venv-peers/peers: .venv/core
+	$(call venv,.venv-peers)
+	$(call install,.venv-peers) --editable . --group peers
 	@touch $@
