@@ -30,7 +30,7 @@ venv := $(PYTHON) -m venv --upgrade-deps .venv
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel lint bench clean
+.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,15 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	$(BIN)/python $(PURELIB) > "$$(.venv-wheel/bin/python $(PURELIB))/dependencies.pth"
 	.venv-wheel/bin/python -c 'import barreleye; assert ".venv-wheel" in barreleye.__file__, barreleye.__file__'
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
+
+test-peers: .venv/dev  ## exports against the programs they are for; builds llama.cpp, once, for half an hour
+	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || $(call install,.venv) --editable '.[peers]'
+	$(call install,.venv) --editable '.[export,track]'
+	$(BIN)/python -m pytest tests/export tests/training/test_track.py
+
+stress: .venv/dev  ## 10,000 damaged files for each reader
+	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest tests/inference/test_plain_weights.py \
+		tests/inference/test_plain_text.py tests/export/test_plain.py -k 'mutated or configuration'
 
 bench: .venv/core  ## measure what the README claims, for hours (TEXT=FILE: that text, where none can be fetched)
 	$(BIN)/python benchmarks/machine.py

@@ -107,7 +107,7 @@ def test_a_chat_replies_alike():
 
 def test_a_part_of_its_own_is_refused(monkeypatch):
     monkeypatch.setitem(parts.ACTIVATIONS, "tanh", parts.Activation(torch.tanh))
-    with pytest.raises(ValueError, match="the part 'tanh' is not in plain.py"):
+    with pytest.raises(ValueError, match=r"the part 'tanh' is not in plain\.py"):
         make_decoder(build(activation="tanh"), "plain")
 
 

@@ -58,7 +58,7 @@ def test_shapes_are_those_of_the_transformer():
 
 def test_other_weights_than_the_configuration_says(tmp_path):
     config, _ = write(tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="m.safetensors: the weights lack 'blocks.2.ln1.weight'"):
+    with pytest.raises(ValueError, match=r"the weights lack 'blocks\.2\.ln1\.weight'"):
         load_weights(tmp_path / "m.safetensors", dataclasses.replace(config, n_layers=3))
     with pytest.raises(ValueError, match=r"'embed.weight' has shape \(61, 32\), not \(62, 32\)"):
         load_weights(tmp_path / "m.safetensors", dataclasses.replace(config, vocab_size=62))

@@ -147,13 +147,14 @@ def without_traces(file: Path) -> bytes:
 
 
 def quantize(file: Path, out: Path) -> None:
-    """Matrices in 8 bits, a scale for each output; what they multiply is rounded as it comes (dynamic quantization).
+    """The layers' matrices in 8 bits, a scale for each output; what they multiply is rounded as it comes (dynamic
+    quantization). An embedding that is the head too stays as it is: it decides between the likeliest.
 
-    Seven of the bits are used: on processors without VNNI, sums of products of eight overflow."""
+    Unsigned, as on processors without VNNI sums of products with signed weights overflow."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with silenced():
-        quantize_dynamic(file, out, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        quantize_dynamic(file, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8, per_channel=True)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ class LlamaCpp:
         self.lib, self.version = llama_cpp, metadata.version("llama-cpp-python")
         self.log = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.log, ctypes.c_void_p(0))
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        settings = llama_cpp.llama_model_default_params()
+        settings.use_extra_bufts = False  # repacked for AMX, q8_0 crashes where a virtual machine has it by name alone
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), settings)
         if not self.model:
             raise ValueError("llama.cpp does not load the file")
         params = llama_cpp.llama_context_default_params()

@@ -99,7 +99,9 @@ def talk(model: Plain, tokenizer: PlainTokenizer, arguments: Any) -> Iterator[st
         if not ids:
             raise ValueError("say something")
         decoder, reply = codecs.getincrementaldecoder("utf-8")("replace"), ""
-        for token in generate(model, ids, arguments, set(tokenizer.special.values()) if chats else set()):
+        room, stop = model.config.context_length, set(tokenizer.special.values()) if chats else set()
+        most = min(arguments.max_tokens, max(1, room // 2), room - len(ids)) if chats else arguments.max_tokens
+        for token in generate(model, ids, most, arguments, stop):
             piece = decoder.decode(tokenizer.bytes_of[token])
             reply += piece
             yield piece
@@ -128,12 +130,13 @@ def fit(
         turns = turns[2:]  # the oldest exchange: what was asked and what was answered go together
 
 
-def generate(model: Plain, prompt: list[int], sampling: Any, stop: set[int]) -> Iterator[int]:
-    """Token ids that continue `prompt`, until one of `stop`; when the context is full, its later half is read anew."""
+def generate(model: Plain, prompt: list[int], most: int, sampling: Any, stop: set[int]) -> Iterator[int]:
+    """At most `most` token ids that continue `prompt`, until one of `stop`. When the context is full, its later half is
+    read anew."""
     numbers, context = random.Random(sampling.seed), model.config.context_length
     stream, tokens = model.stream(), list(prompt)
     stream.start(tokens[-context:])
-    for _ in range(sampling.max_tokens):
+    for _ in range(most):
         seen = tokens if sampling.repetition_penalty != 1 else []
         token = stream.draw(sampling, seen, numbers.random())
         if token in stop:

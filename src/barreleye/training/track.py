@@ -22,7 +22,7 @@ def tensorboard(run: Run, start: int) -> Iterator[Log]:
     """In `reports/tensorboard`; what was kept after `start` is forgotten, as by the record."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(run.path / "reports" / "tensorboard"), purge_step=start) as writer:
+    with SummaryWriter(str(run.path / "reports" / "tensorboard"), purge_step=start + 1 if start else 0) as writer:
         yield lambda step, numbers: [writer.add_scalar(name, value, step) for name, value in numbers.items()]
 
 
