@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from barreleye.data.tokenizer import Tokenizer
+from barreleye.export import peers
 from barreleye.export.gguf import export_gguf
 from barreleye.export.onnx import export_onnx
 from barreleye.export.own_text import own_text
-from barreleye.export.peers import NOT_INSTALLED
 from barreleye.export.plain import export_plain
 from barreleye.run import Run
 
@@ -32,57 +32,12 @@ NEAR_TIE = 1e-2  # between the two best logits
 LONGEST = 256  # tokens of a text
 PATIENCE = 600  # seconds
 SEED = 1
-PIECES = [
-    "fish",
-    " Fish",
-    "FISH'S",
-    "don't",
-    "we'll",
-    " 'tis",
-    "1984",
-    " 3.14",
-    "  ",
-    "\n",
-    "\n\n",
-    "\t",
-    " \n ",
-    "...",
-    "?!",
-    "(a)",
-]
-PIECES += [
-    "<|im_end|>",
-    "<|im_start|>",
-    "<|endoftext|>",
-    "é",
-    "ü",
-    " naïve",
-    "ß",
-    "日本語",
-    " Привет",
-    "مرحبا",
-    "नमस्ते",
-    "한국어",
-]
-PIECES += [
-    "🐟",
-    "👩‍🚀",
-    " ½",
-    "²",
-    "Ⅷ",
-    "٣",
-    "_",
-    "a_b",
-    "\u00a0",
-    "\u2009",
-    "\u3000",
-    "\u200b",
-    "e\u0301",
-    "€",
-    "–",
-    "\r\n",
-    "ﬁ",
-]
+# What tokenizers stumble over.
+PIECES = (
+    "fish§ Fish§FISH'S§don't§we'll§ 'tis§1984§ 3.14§  §\n§\n\n§\t§ \n §...§?!§(a)§<|im_end|>§<|im_start|>§é§ü§ naïve§ß§"
+    "<|endoftext|>§日本語§ Привет§مرحبا§नमस्ते§한국어§🐟§👩‍🚀§ ½§²§Ⅷ§٣§_§a_b§€§–§\r\n§ﬁ§"
+    "\u00a0§\u2009§\u3000§\u200b§e\u0301"
+).split("§")
 
 
 @dataclass(frozen=True)
@@ -166,16 +121,20 @@ def check(run: Run) -> Iterator[Parity]:
                 yield compare(format_name, program, file, asked, Path(folder))
 
 
-def compare(format_name: str, program: str, file: Path, asked: Asked, folder: Path) -> Parity:
+def compare(
+    format_name: str, program: str, file: Path, asked: Asked, folder: Path, python: str = sys.executable
+) -> Parity:
+    """Ask one program (a name in `peers.PEERS`), in the environment of `python`."""
     given, answer = folder / "asked.npz", folder / "answer.npz"
     np.savez(given, tokens_BT=asked.tokens_BT, strings=np.frombuffer("\0".join(asked.strings).encode(), np.uint8))
-    command = [sys.executable, "-m", "barreleye.export.peers", program, str(file), str(given), str(answer)]
+    # By its path, as an environment of another program has no Barreleye; -P: the pages beside it are no libraries.
+    command = [python, "-P", peers.__file__, program, str(file), str(given), str(answer)]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | one)
     except subprocess.TimeoutExpired:
         return Parity(format_name, program, f"no answer within {PATIENCE} seconds")
-    if done.returncode == NOT_INSTALLED:
+    if done.returncode == peers.NOT_INSTALLED:
         return Parity(format_name, program, "not installed here; pip install 'barreleye[peers]'")
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]

@@ -1,6 +1,6 @@
 """Other programs, asked in a process of their own what they compute with a file that we exported.
 
-    python -m barreleye.export.peers llama.cpp|onnxruntime|numpy FILE ASKED ANSWER
+    python -P peers.py llama.cpp|onnxruntime|numpy FILE ASKED ANSWER
 
 ASKED is an .npz with `tokens_BT` (texts to read) and `strings` (UTF-8, to tokenize), ANSWER an .npz with what the
 program says: `logits_BTV`, `ids` and `lengths` (of the strings, one after another), `load_seconds`,
