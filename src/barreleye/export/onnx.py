@@ -101,7 +101,7 @@ def export_onnx(run: Run, out: Path, int8: bool = False) -> list[Path]:
         (folder / "onnx").mkdir()
         write_onnx(model, folder / "onnx" / "model.onnx")
         if int8:
-            quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx")
+            quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", run.config.model)
         for name in SMALL_FILES:
             write_file(folder / name, (run.path / "model" / name).read_bytes())
         if (run.path / "model" / "chat_template.jinja").exists():
@@ -146,15 +146,24 @@ def without_traces(file: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def quantize(file: Path, out: Path) -> None:
+def quantize(file: Path, out: Path, config: ModelConfig) -> None:
     """The layers' matrices in 8 bits, a scale for each output; what they multiply is rounded as it comes (dynamic
-    quantization). An embedding that is the head too stays as it is: it decides between the likeliest.
+    quantization). An embedding that is the head too stays as it is: it decides between the likeliest. So does the
+    matrix behind SwiGLU, whose products have a few so large that a scale for all leaves nothing of the others.
 
     Unsigned, as on processors without VNNI sums of products with signed weights overflow."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    graph = onnx.load(file).graph
+    constants = {constant.name for constant in graph.initializer}
+    matrices = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+    behind = (
+        matrices[4::5] if config.activation == "swiglu" and config.d_ff else []
+    )  # qkv, out, gate, up, down, qkv ...
+    how: dict[str, Any] = dict(op_types_to_quantize=["MatMul"], nodes_to_exclude=behind, per_channel=True)
     with silenced():
-        quantize_dynamic(file, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8, per_channel=True)
+        quantize_dynamic(file, out, weight_type=QuantType.QUInt8, **how)
 
 
 @contextlib.contextmanager
