@@ -31,7 +31,7 @@ venv = $(PYTHON) -m venv --upgrade-deps $(1)
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel test-peers lint bench clean
+.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -77,8 +77,15 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
 
 # TransformerLens asks for much that this project does not: an environment of its own.
-test-peers: .venv-peers/peers  ## compare every activation with that of TransformerLens
+test-peers: .venv/dev .venv-peers/peers  ## compare with TransformerLens and the programs that exports are for; builds llama.cpp
 	.venv-peers/bin/python -m pytest tests/lens/test_transformer_lens.py
+	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || $(call install,.venv) --editable '.[peers]'
+	$(call install,.venv) --editable '.[export,track]'
+	$(BIN)/python -m pytest tests/export tests/training/test_track.py
+
+stress: .venv/dev  ## 10,000 damaged files for each reader
+	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest tests/inference/test_plain_weights.py \
+		tests/inference/test_plain_text.py tests/export/test_plain.py -k 'mutated or configuration'
 
 # Lines that hold a figure beside what was promised are collected in $(TABLE), and shown again at the end.
 TABLE := runs/bench.txt

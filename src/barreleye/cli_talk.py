@@ -12,7 +12,7 @@ import typer
 from barreleye.config import Sampling
 from barreleye.options import RunArgument, WithoutOption, with_knobs
 
-EngineOption = Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")]
+EngineOption = Annotated[str, typer.Option(help="auto, fast, int8, torch or plain: what decodes.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PATIENCE = 1.5  # seconds
 

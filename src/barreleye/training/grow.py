@@ -26,6 +26,7 @@ from barreleye.training.loop import Learner, NonFinite, train
 from barreleye.training.material import Material, encode, learn_tokenizer, size_of
 from barreleye.training.probe import Probe
 from barreleye.training.recorder import Line, Recorder
+from barreleye.training.track import check_tracker, mirror
 
 Say = Callable[[str], None]
 
@@ -40,6 +41,7 @@ def grow(
     out: str | Path | None = None,
     from_run: str | Path | Run | None = None,
     quiet: bool = False,
+    track: str | None = None,
     **options: Any,
 ) -> Run:
     """Grow a model and return its run.
@@ -47,8 +49,10 @@ def grow(
     Learns from one of: `persona` (a character's name or sheet), `mix` (several, as "fish:0.5,cat:0.5"), `text` (a
     file, or "shakespeare"), `chats` (files, or the name of a data set). `options` are fields of ModelConfig,
     TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for text, `fish` for the rest). `from_run`
-    starts from that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
+    starts from that run's weights and tokenizer instead of fresh ones. `track` mirrors the record: tensorboard, wandb
+    or trackio. Raises ValueError for what cannot be used.
     """
+    check_tracker(track)
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
     config = configure(dict(persona=persona, mix=mix, text=text, chats=chats), preset, source, options)
     config = dataclasses.replace(config, train=resolve(config.train))
@@ -73,15 +77,16 @@ def grow(
         if source:
             model.load_state_dict(source.load_model().state_dict())
         run = runs.create(path, config, tokenizer, corpus)  # after all that can be wrong with what was given
-        return _learn(run, data, model, None, quiet)
+        return _learn(run, data, model, None, quiet, track)
 
 
-def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run:
+def resume(run: str | Path | Run, *, quiet: bool = False, track: str | None = None, **options: Any) -> Run:
     """Go on with a run from its last saved state, bit for bit as if it had never stopped.
 
     `options` may change `steps` (the rate then follows the schedule of the longer run), how often is looked and saved,
     and where it computes (which changes last digits); other knobs would make it another run.
     """
+    check_tracker(track)
     run = Run(run) if isinstance(run, str | Path) else run
     step, kept = run.load_state()
     allowed = runs.MAY_CHANGE | runs.MAY_MOVE
@@ -101,7 +106,7 @@ def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run
     corpus.check()
     data = encode(corpus, run.tokenizer, run.config, run.path / "cache")
     with memory_errors():
-        return _learn(run, data, Transformer(run.config.model), kept, quiet)
+        return _learn(run, data, Transformer(run.config.model), kept, quiet, track)
 
 
 def configure(
@@ -188,15 +193,27 @@ def free_name(data: DataConfig) -> Path:
     return path
 
 
-def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
+def _learn(
+    run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool, track: str | None
+) -> Run:
     config = run.config
     start = int(kept["counters"][0]) if kept else 0
     parameters = sum(p.numel() for p in model.parameters())
     title = f"{run.name}: {parameters / 1e6:.2f} million parameters on {config.train.device}, {config.train.precision}"
     flops = 3 * count(config.model).flops_matrices  # the backward pass is two more products for each
     display = Display(config, title, start, math.inf if quiet else peak_flops(config.train) / flops)
-    show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
-    with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
+
+    def show(line: Line) -> None:
+        keep(line)
+        if not quiet:
+            display.show(line)
+
+    with (
+        run.lock(),
+        stop_on_signal() as stopped,
+        contextlib.nullcontext() if quiet else display,
+        mirror(track, run, start) as keep,
+    ):
         run.go_back_to(start if start else -1)  # step 0 is looked at again
         probe = Probe(data.batches, config.train)
         recorder = Recorder(
