@@ -309,9 +309,7 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
     write_file(path / "data" / "report.json", to_json(corpus.report))
     source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
     write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())
-    for name, content in small_files(
-        config.model, tokenizer, source, is_chat=not isinstance(corpus.train, str)
-    ).items():
+    for name, content in small_files(config.model, tokenizer, source).items():
         write_file(path / "model" / name, content if isinstance(content, bytes) else to_json(content))
     write_file(path / "config.toml", config.to_toml().encode())
     return Run(path)

@@ -24,10 +24,15 @@ EXPRESSIBLE = {
     "gpt2-all-heads-named": ("gpt2", dict(n_kv_heads=4, dropout=0.1)),
     "llama": ("llama", LLAMA),
     "llama-grouped": ("llama", LLAMA | dict(n_kv_heads=2)),
+    "gpt2-exact-gelu": ("gpt2", dict(activation="gelu_erf", norm_eps=1e-3)),
+    "llama-biased": ("llama", LLAMA | dict(bias=True, n_kv_heads=2, norm_eps=1e-6)),
+    "llama-wide-heads": ("llama", LLAMA | dict(head_dim=12, n_kv_heads=2, rope_theta=500_000.0)),
+    "qwen3": ("qwen3", LLAMA | dict(qk_norm=True, head_dim=16, n_kv_heads=2, rope_theta=1e6, norm_eps=1e-6)),
     "llama-one-kv-head-untied": ("llama", LLAMA | dict(n_kv_heads=1, tie_embeddings=False)),
 }
 OURS_ALONE = [
     dict(qk_norm=True),
+    dict(head_dim=12),
     dict(d_ff=0),
     dict(positions="sinusoidal"),
     dict(positions="none", norm="rmsnorm"),
@@ -35,7 +40,8 @@ OURS_ALONE = [
     dict(bias=False),
     dict(activation="swiglu"),
     LLAMA | dict(activation="gelu"),
-    LLAMA | dict(bias=True),
+    LLAMA | dict(bias=True, qk_norm=True),
+    LLAMA | dict(d_ff=0),
 ]
 EXPRESSED = pytest.mark.parametrize(("kind", "knobs"), EXPRESSIBLE.values(), ids=EXPRESSIBLE)
 EVERYTHING = pytest.mark.parametrize("knobs", [knobs for _, knobs in EXPRESSIBLE.values()] + OURS_ALONE, ids=str)
@@ -78,7 +84,11 @@ def test_the_logits_are_those_of_hugging_face(tmp_path: Path, kind: str, knobs: 
     export(tmp_path, model)
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    expected = {"gpt2": transformers.GPT2LMHeadModel, "llama": transformers.LlamaForCausalLM}[kind]
+    expected = {
+        "gpt2": transformers.GPT2LMHeadModel,
+        "llama": transformers.LlamaForCausalLM,
+        "qwen3": transformers.Qwen3ForCausalLM,
+    }[kind]
     assert type(theirs) is expected
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
     tokens = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
