@@ -143,7 +143,7 @@ def configure(
         known = [field.name for kind_of in knobs.SECTIONS.values() for field in dataclasses.fields(kind_of)]
         raise ValueError(f"there is no knob {min(chosen)!r}{did_you_mean(min(chosen), known)}")
     check_parts(sections["model"])
-    if source and bool(source.tokenizer.special_ids) == (kind == "text"):
+    if source and (source.tokenizer.chat is None) != (kind == "text"):
         raise ValueError("--from needs data of the run's own kind: chats for a chat model, text for a text model")
     return Config(**sections)
 
