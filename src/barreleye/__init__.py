@@ -41,6 +41,7 @@ _HOMES = {
     "mean": "lens.edits",
     "replace": "lens.edits",
     "zero": "lens.edits",
+    "import_model": "export.importing",
     "grow": "training.grow",
     "resume": "training.grow",
     "Step": "training.loop",

@@ -316,7 +316,9 @@ def test_a_cut_that_is_not_known_is_refused_before_it_is_compiled(change: dict[s
     library.pre_tokenizer = pre_tokenizers.Sequence(CUTS["Llama 3"])
     content = json.loads(library.to_str())
     content["pre_tokenizer"]["pretokenizers"][0] |= change
-    with pytest.raises(ValueError, match="cuts words in a way that is not known .Sequence.; known are those of GPT-2"):
+    with pytest.raises(
+        ValueError, match=r"cuts words in a way that is not known \(Sequence\); known are those of GPT-2"
+    ):
         parse(json.dumps(content))
 
 

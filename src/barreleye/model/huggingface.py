@@ -30,7 +30,11 @@ def architecture(config: ModelConfig) -> str:
 def obstacles(config: ModelConfig) -> list[str]:
     """The knobs that keep a model from being one of theirs, as `norm = 'rmsnorm'`; none where it is."""
     if config.positions == "rope":
-        fitting = {"norm": ["rmsnorm"], "activation": ["swiglu"], "bias": [False] if config.qk_norm else [False, True]}
+        fitting: dict[str, list[object]] = {
+            "norm": ["rmsnorm"],
+            "activation": ["swiglu"],
+            "bias": [False] if config.qk_norm else [False, True],
+        }
     else:
         fitting = {
             "positions": ["learned"],
@@ -143,14 +147,14 @@ def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str,
     for name, tensor in weights.items():
         if name == "unembed.weight" and config.tie_embeddings:
             continue
-        layer, part = _layer_and_part(name)
+        layer, part = layer_and_part(name)
         if kind in ("llama", "qwen3") and part.startswith("attn.qkv."):
             for piece, rows in zip("qkv", tensor.split(_qkv_rows(config)), strict=True):
                 theirs[_llama_projection(layer, piece, part)] = rows.contiguous()
         elif kind == "gpt2":
             # GPT-2's Conv1D keeps (in, out) where a linear layer keeps (out, in).
             conv1d = part in GPT2_PARTS and tensor.ndim == 2
-            theirs[_gpt2_name(layer, part)] = (tensor.T if conv1d else tensor).contiguous()
+            theirs[gpt2_name(layer, part)] = (tensor.T if conv1d else tensor).contiguous()
         else:
             theirs[name if kind == "barreleye" else _llama_name(layer, part)] = tensor.contiguous()
     return theirs
@@ -179,11 +183,11 @@ def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str
     for name in our_shapes(config):
         if name == "unembed.weight" and config.tie_embeddings:
             continue
-        layer, part = _layer_and_part(name)
+        layer, part = layer_and_part(name)
         if kind in ("llama", "qwen3") and part.startswith("attn.qkv."):
             ours[name] = torch.cat([theirs[_llama_projection(layer, piece, part)] for piece in "qkv"])
         elif kind == "gpt2":
-            tensor = theirs[_gpt2_name(layer, part)]
+            tensor = theirs[gpt2_name(layer, part)]
             ours[name] = tensor.T.contiguous() if part in GPT2_PARTS and tensor.ndim == 2 else tensor
         else:
             ours[name] = theirs[name if kind == "barreleye" else _llama_name(layer, part)]
@@ -242,7 +246,7 @@ LLAMA_PARTS = {
 }
 
 
-def _layer_and_part(name: str) -> tuple[str, str]:
+def layer_and_part(name: str) -> tuple[str, str]:
     """`blocks.3.attn.out.weight` -> (`3`, `attn.out.weight`); a name outside the blocks has no layer."""
     if not name.startswith("blocks."):
         return "", name
@@ -250,7 +254,7 @@ def _layer_and_part(name: str) -> tuple[str, str]:
     return layer, part
 
 
-def _gpt2_name(layer: str, part: str) -> str:
+def gpt2_name(layer: str, part: str) -> str:
     return f"transformer.h.{layer}.{GPT2_PARTS[part]}" if layer else GPT2_TOP[part]
 
 
