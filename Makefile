@@ -30,7 +30,7 @@ venv := $(PYTHON) -m venv --upgrade-deps .venv
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel lint bench clean
+.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -90,8 +90,24 @@ bench: .venv/core  ## measure what the README claims, for hours (TEXT=FILE: that
 	$(BIN)/python benchmarks/shakespeare.py $(or $(TEXT),shakespeare)
 	$(BIN)/python benchmarks/characters.py
 
+# Environments that borrow all but the peer from .venv, as .venv-wheel does: what they install themselves comes first.
+PEERS := 4 5
+PEER_TESTS := tests/model/test_huggingface.py tests/export/test_huggingface.py tests/export/test_importing.py
+
+.venv-peers-%: .venv/dev
+	$(BIN)/python -m venv --without-pip $@
+	$(call install,$@) 'transformers<$(shell expr $* + 1)' 'transformers>=$*' # and the Hub client that it wants
+	$(BIN)/python $(PURELIB) > "$$($@/bin/python $(PURELIB))/dependencies.pth"
+	echo '$(CURDIR)/src' >> "$$($@/bin/python $(PURELIB))/dependencies.pth"
+
+test-peers: $(PEERS:%=.venv-peers-%)  ## check model folders and imports with transformers 4 and 5, each in its own environment
+	for peer in $^; do $$peer/bin/python -m pytest $(PEER_TESTS) || exit; done
+
+stress: .venv/dev  ## give each reader of foreign files 10,000 mutated ones
+	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest tests/export/test_hostile.py
+
 clean:  ## remove environments, builds and caches (the runs stay)
-	rm -rf .venv .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-wheel .venv-peers-* dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up: a stamp for each set of packages; nothing is done again until pyproject.toml changes -----------------------

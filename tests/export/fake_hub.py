@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             upload = {o["oid"]: {"upload": {"href": f"{hub.address}/lfs/{o['oid']}"}} for o in objects}
             self.send({"transfer": "basic", "objects": [o | {"actions": upload[o["oid"]]} for o in objects]})
         elif "commit" in parts:
-            self.commit(hub.repos[parts[1], "/".join(parts[2:4])], body)
+            self.commit(parts[1], "/".join(parts[2:4]), body)
         elif path.startswith("/api/models/"):
             files = hub.repos.get(("models", "/".join(parts[2:4])))
             if files is None:
@@ -81,14 +81,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         folder = "datasets/" if kind == "datasets" else ""
         self.send({"url": f"{self.server.address}/{folder}{name}", "name": name})
 
-    def commit(self, files: dict[str, bytes], body: bytes) -> None:
+    def commit(self, kind: str, name: str, body: bytes) -> None:
+        files = self.server.repos[kind, name]
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.large[value["oid"]]
-        self.send({"commitUrl": f"{self.server.address}/x/commit/{SHA}", "commitOid": SHA, "success": True})
+        folder = "datasets/" if kind == "datasets" else ""
+        address = f"{self.server.address}/{folder}{name}/commit/{SHA}"
+        self.send({"commitUrl": address, "commitOid": SHA, "success": True})
 
     def body(self) -> bytes:
         if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):

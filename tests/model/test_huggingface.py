@@ -9,10 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from barreleye.config import PRESETS, ModelConfig
-from barreleye.data.chat_format import Message, encode_chat
 from barreleye.model.huggingface import architecture, from_huggingface, huggingface_config, to_huggingface
 from barreleye.model.transformer import Transformer
-from barreleye.training.grow import grow
 
 SHAPE: dict[str, Any] = dict(n_layers=2, n_heads=4, d_model=32, d_ff=80, context_length=40, vocab_size=61)
 LLAMA: dict[str, Any] = dict(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
@@ -145,27 +143,3 @@ def test_the_presets_can_be_carried_away() -> None:
     kinds = {name: architecture(preset.model) for name, preset in PRESETS.items()}
     assert set(kinds.values()) == {"gpt2", "llama"}
     assert kinds["fish"] == kinds["gpt2"] == "gpt2" and kinds["modern"] == kinds["stories15m"] == "llama"
-
-
-@pytest.mark.parametrize(("preset", "n_kv_heads"), [("fish", 0), ("modern", 2)])
-def test_the_model_folder_of_a_run_loads_with_the_usual_tools(tmp_path: Path, preset: str, n_kv_heads: int) -> None:
-    run = grow(
-        "fish", preset=preset, out=tmp_path / "run", conversations=60, vocab=300, n_layers=2, n_heads=4,
-        n_kv_heads=n_kv_heads, d_model=32, d_ff=64, steps=3, batch_tokens=256, quiet=True,
-    )  # fmt: skip
-    folder = run.path / "model"
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    chat = [{"role": "user", "content": "hello fish"}, {"role": "assistant", "content": "blub."}]
-    chat.append({"role": "user", "content": "why are you blue, fish?"})
-    messages = [Message(turn["role"], turn["content"]) for turn in chat]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert ids == encode_chat(messages, run.tokenizer, add_generation_prompt=True)[0]
-    assert tokenizer.decode(ids) == run.tokenizer.decode(ids)
-    assert tokenizer("hello fish")["input_ids"] == run.tokenizer.encode("hello fish")
-    tokens = torch.tensor([ids])
-    assert_same_logits(run.load_model()(tokens).detach(), theirs(tokens).logits.detach())
-    reply = theirs.generate(tokens, max_new_tokens=5, do_sample=False, temperature=None, top_p=None)
-    assert reply.shape[1] <= len(ids) + 5
-    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id == run.tokenizer.id_of("<|im_end|>")
-    assert tokenizer.model_max_length == run.config.model.context_length
