@@ -64,7 +64,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             else:
                 name = "/".join(parts[2:4])
-                self.send({"id": name, "modelId": name, "sha": SHA, "siblings": [{"rfilename": f} for f in files]})
+                tree = [{"type": "file", "path": f, "size": len(c), "oid": SHA} for f, c in files.items()]
+                self.send(
+                    tree
+                    if "tree" in parts
+                    else {"id": name, "modelId": name, "sha": SHA, "siblings": [{"rfilename": f} for f in files]}
+                )
         elif "resolve" in parts:
             content = hub.repos["models", "/".join(parts[:2])][parts[4]]
             self.send(content, 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": SHA})

@@ -14,6 +14,15 @@ SHAPE: dict[str, Any] = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
     max_position_embeddings=40,
 )  # fmt: skip
+
+
+def rope(theta: float) -> dict[str, Any]:
+    """Where either version of transformers looks."""
+    if transformers.__version__ < "5":
+        return dict(rope_theta=theta)
+    return dict(rope_parameters=dict(rope_type="default", rope_theta=theta))
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=40),
     "gpt2-narrow-erf": dict(
@@ -23,11 +32,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama": dict(model_type="llama", rms_norm_eps=1e-6) | SHAPE,
     "llama-biased": dict(model_type="llama", attention_bias=True, tie_word_embeddings=True) | SHAPE,
     "llama-mlp-biased-wide": dict(model_type="llama", mlp_bias=True, head_dim=12) | SHAPE,
-    "llama-3-theta": dict(model_type="llama", rope_parameters=dict(rope_type="default", rope_theta=5e5)) | SHAPE,
+    "llama-3-theta": dict(model_type="llama") | rope(5e5) | SHAPE,
     "mistral": dict(model_type="mistral", sliding_window=None) | SHAPE,
     "mistral-window": dict(model_type="mistral", sliding_window=40, head_dim=16) | SHAPE,
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True) | SHAPE,
-    "qwen3": dict(model_type="qwen3", head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1e6)) | SHAPE,
+    "qwen3": dict(model_type="qwen3", head_dim=16) | rope(1e6) | SHAPE,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """To and from the Hugging Face Hub, through its own client."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,22 +67,23 @@ def hub_errors(name: str) -> Iterator[Any]:
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
 
-    refused = errors.HfHubHTTPError
-    network: type[Exception] = refused.__mro__[1]  # of whichever client it uses
+    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]  # of whichever client it uses
     disable_progress_bars()
     endpoint = os.environ.get("HF_ENDPOINT", "the Hub")
     try:
         yield hub
     except errors.HFValidationError as error:
         raise ValueError(f"{name}: is no name on the Hub ({error})") from None
-    except refused as error:
-        code = error.response.status_code if error.response is not None else "nothing"
-        missing = isinstance(error, errors.RepositoryNotFoundError)
-        hint = "; check the name, or log in: hf auth login" if missing or code in (401, 403) else ""
-        raise ValueError(f"{name}: {endpoint} answered {code}{hint}") from None
+    except (TypeError, KeyError, json.JSONDecodeError):
+        raise ValueError(f"{name}: {endpoint} does not answer as the Hub does; check HF_ENDPOINT") from None
     except errors.LocalTokenNotFoundError:
         raise ValueError(f"{name}: this needs an account on {endpoint}; log in: hf auth login") from None
     except (OSError, network) as error:
-        raise ValueError(
-            f"{name}: {endpoint} cannot be reached ({type(error).__name__}); check the connection, or give a folder"
-        ) from None
+        response = getattr(error, "response", None) if isinstance(error, errors.HfHubHTTPError) else None
+        if response is None:
+            raise ValueError(
+                f"{name}: {endpoint} cannot be reached ({type(error).__name__}); check the connection, or give a folder"
+            ) from None
+        missing = isinstance(error, errors.RepositoryNotFoundError) or response.status_code in (401, 403)
+        hint = "; check the name, or log in: hf auth login" if missing else ""
+        raise ValueError(f"{name}: {endpoint} answered {response.status_code}{hint}") from None
