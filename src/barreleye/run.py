@@ -275,11 +275,21 @@ def check_free(path: Path) -> None:
     begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+    if _is_imported(path):
+        raise ValueError(f"{path} already holds a model that was imported; choose another name, or remove it")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; choose another --out")
     there = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL} if path.is_dir() else set()
     if others := there - OWN:
         raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another --out")
+
+
+def _is_imported(path: Path) -> bool:
+    """Such a run is complete, and has neither steps nor states."""
+    try:
+        return Config.from_toml(path / "config.toml").data.kind == "import"
+    except (OSError, ValueError):
+        return False
 
 
 def create(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from barreleye import run as runs
 from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.chat_template import CHAT_TEMPLATE, HOUSE
 from barreleye.export.importing import import_model
@@ -117,6 +118,17 @@ def test_every_verb_opens_an_imported_run() -> None:
             [sys.executable, "-m", "barreleye", *command.split()], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 2 and done.stderr.count("\n") == 1, (command, done.stderr)
+
+
+def test_what_was_imported_is_not_written_over() -> None:
+    save_model(Path("theirs"), "gpt2")
+    assert import_model("theirs").path == Path("runs/theirs")
+    weights = Path("runs/theirs/model/model.safetensors").read_bytes()
+    save_model(Path("theirs"), "qwen2")
+    for again in (lambda: import_model("theirs"), lambda: runs.check_free(Path("runs/theirs"))):
+        with pytest.raises(ValueError, match=r"runs/theirs already holds a model that was imported; choose another"):
+            again()
+    assert Path("runs/theirs/model/model.safetensors").read_bytes() == weights
 
 
 # Chat templates ----------------------------------------------------------------------------------------------------
