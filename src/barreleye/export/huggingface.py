@@ -59,11 +59,12 @@ def check(run_path: str | Path) -> dict[str, Any]:
     run = Run(run_path)
     check_expressible(run.config.model)
     model, tokenizer, folder = run.load_model(), run.tokenizer, run.path / "model"
-    began = time.perf_counter()
     try:
-        peer = Transformers(folder)
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 - which takes seconds, and is no loading
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed; pip install 'barreleye[peers]'") from None
+    began = time.perf_counter()
+    peer = Transformers(folder)
     load_seconds = time.perf_counter() - began
     length = min(LONGEST, run.config.model.context_length)
     differences, same, rng = [0.0], list[bool](), np.random.default_rng(1)
