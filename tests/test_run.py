@@ -10,7 +10,8 @@ import torch
 
 from barreleye import run as runs
 from barreleye.config import Config, DataConfig, ModelConfig, TrainConfig
-from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, CHAT_TEMPLATE, Conversation, Message, chat_texts
+from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, Conversation, Message, chat_texts
+from barreleye.data.chat_template import CHAT_TEMPLATE
 from barreleye.data.corpus import Corpus
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 from barreleye.files import PARTIAL

@@ -16,6 +16,7 @@ import typer
 
 from barreleye.cli_data import data_app, persona_app
 from barreleye.cli_export import export
+from barreleye.cli_hub import import_, push
 from barreleye.cli_look import ablate, look
 from barreleye.cli_talk import chat, generate
 from barreleye.config import PRESETS
@@ -32,7 +33,7 @@ app.add_typer(data_app, name="data")
 # click's, or that of typer's own copy of click: they differ by version, their family does not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-GROW, TALK, LOOK, CARRY = "Grow", "Talk", "Look", "Carry away"
+GROW, TALK, LOOK, CARRY = "Grow", "Talk", "Look", "Carry"
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
 NO_SPACE = "make room there"
@@ -142,6 +143,8 @@ app.command(rich_help_panel=TALK)(generate)
 app.command(rich_help_panel=LOOK)(look)
 app.command(rich_help_panel=LOOK)(ablate)
 app.command(rich_help_panel=CARRY)(export)
+app.command(rich_help_panel=CARRY, name="import")(import_)
+app.command(rich_help_panel=CARRY)(push)
 
 
 @app.command(rich_help_panel=LOOK)

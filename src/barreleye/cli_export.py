@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-FORMATS = {"gguf": "llama.cpp, Ollama", "onnx": "ONNX Runtime, transformers.js", "plain": "NumPy alone"}
+FORMATS = {
+    "huggingface": "transformers",
+    "gguf": "llama.cpp, Ollama",
+    "onnx": "ONNX Runtime, transformers.js",
+    "plain": "NumPy alone",
+}
 
 
 def export(
@@ -40,6 +45,10 @@ def export(
             from barreleye.export.onnx import export_onnx
 
             written = export_onnx(opened, out, int8)
+        elif to == "huggingface":
+            from barreleye.export.huggingface import export_huggingface
+
+            written = export_huggingface(opened, out)
         else:
             from barreleye.export.plain import export_plain
 

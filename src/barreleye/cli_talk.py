@@ -36,7 +36,7 @@ def chat(
     from barreleye.inference.chat import Chat
 
     opened, model, tokenizer = load(run, device, engine, without)
-    if not tokenizer.special_ids:
+    if tokenizer.chat is None:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
         raise ValueError("--prompt is empty; say something")

@@ -1,5 +1,6 @@
 import pytest
 
+from barreleye.export.onnx import export_onnx
 from barreleye.training.grow import grow
 
 SHAPE = dict(
@@ -22,3 +23,17 @@ def runs(tmp_path_factory):
         "letters": grow(out=folder / "letters", **text, **SHAPE),
         "own": grow(out=folder / "own", **text, **(SHAPE | dict(qk_norm=True, positions="rope", d_ff=0))),
     }
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(runs, tmp_path_factory):
+    """The folder of a run's graphs, traced once."""
+    folder, made = tmp_path_factory.mktemp("onnx"), {}
+
+    def of(name):
+        if name not in made:
+            export_onnx(runs[name], folder / name, int8=name in ("vanilla", "modern"))
+            made[name] = folder / name
+        return made[name]
+
+    return of

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from barreleye.config import ModelConfig
-from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, IM_START
+from barreleye.data.chat_template import CHAT_TEMPLATE, IM_END, IM_START
 from barreleye.data.tokenizer import learn_characters
 from barreleye.export.gguf import BLOCK, export_gguf, refuse, to_gguf, vocabulary_of
 from barreleye.export.own_text import own_text
@@ -109,11 +109,13 @@ MODERN = dict(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
     [
         (dict(activation="relu"), "f32", "llama.cpp's GPT-2 has the activation gelu, not relu"),
         (dict(activation="relu2"), "f16", "not relu2"),
-        (dict(qk_norm=True), "f32", "this model is neither"),
-        (dict(positions="sinusoidal"), "f32", "this model is neither"),
-        (dict(d_ff=0), "f32", "this model is neither"),
-        (dict(bias=False), "f32", "this model is neither"),
-        (MODERN | dict(bias=True), "f32", "this model is neither"),
+        (dict(activation="gelu_erf"), "f32", "not gelu_erf"),
+        (dict(qk_norm=True), "f32", "not qk_norm = True"),
+        (dict(positions="sinusoidal"), "f32", "not positions = 'sinusoidal'"),
+        (dict(d_ff=0), "f32", "not d_ff = 0"),
+        (dict(bias=False), "f32", "not bias = False"),
+        (MODERN | dict(bias=True, qk_norm=True), "f32", "not bias = True"),
+        (MODERN | dict(head_dim=24, n_heads=1), "q8_0", "n_heads x head_dim 24 is no multiple"),
         (dict(d_model=48, d_ff=96, n_heads=4), "q8_0", "d_model 48 is no multiple"),
         (dict(d_ff=100), "q8_0", "d_ff 100 is no multiple"),
     ],
@@ -132,7 +134,7 @@ def test_what_is_refused_leaves_nothing_behind(runs, tmp_path):
 
 def test_every_tensor_of_either_architecture_has_a_name():
     shape = dict(n_layers=1, n_heads=2, d_model=BLOCK, d_ff=BLOCK, context_length=8, vocab_size=7, tie_embeddings=False)
-    for knobs in ({}, MODERN | dict(n_kv_heads=1)):
+    for knobs in ({}, MODERN | dict(n_kv_heads=1), MODERN | dict(bias=True), MODERN | dict(qk_norm=True)):
         model = Transformer(ModelConfig(**(shape | knobs)))
         theirs = to_gguf(model.state_dict(), model.config)
         assert sum(t.numel() for t in theirs.values()) == sum(p.numel() for p in model.parameters())

@@ -89,7 +89,7 @@ def test_the_pages_are_those_of_the_package(folders):
 def test_a_conversation_is_trimmed_as_ours_is(runs, folders):
     tokenizer, plain = runs["vanilla"].tokenizer, PlainTokenizer(folders["vanilla"] / "tokenizer.json")
     turns = [(role, f"word {n} ") for n in range(9) for role in ("user", "assistant")][:-1]
-    kept, ids = fit(plain, turns, "the sea", 64)
+    kept, ids = fit(plain, turns, "the sea", read_config(folders["vanilla"] / "config.json"))
     assert 0 < len(kept) < len(turns) and kept == turns[-len(kept) :] and kept[0][0] == "user"
     messages = [Message("system", "the sea"), *(Message(*turn) for turn in kept)]
     assert ids == encode_chat(messages, tokenizer, add_generation_prompt=True)[0]
@@ -105,6 +105,11 @@ def test_a_configuration_that_cannot_be(folders, tmp_path):
         ({"n_heads": 3}, "n_heads must divide d_model"),
         ({"d_model": 4, "n_heads": 4}, "must be even"),
         ({"norm": 1}, "norm must be a str"),
+        ({"head_dim": -1}, "head_dim must be a whole number"),
+        ({"head_dim": 5}, "must be even"),
+        ({"rope_theta": 0.0}, "rope_theta must be 1"),
+        ({"norm_eps": float("nan")}, "norm_eps 0 to 1"),
+        ({"chat": {"tidy": True}}, "chat must be null"),
     ):
         file.write_text(json.dumps(good | change))
         with pytest.raises(ValueError, match=says):

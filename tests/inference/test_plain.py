@@ -30,6 +30,10 @@ VARIANTS = {
     "qk-norm-grouped": dict(qk_norm=True, n_kv_heads=1, positions="rope"),
     "attention-only": dict(d_ff=0),
     "no-bias": dict(bias=False),
+    "llama-biased-wide-heads": dict(
+        positions="rope", norm="rmsnorm", activation="swiglu", head_dim=12, rope_theta=5e5, norm_eps=1e-2
+    ),
+    "erf": dict(activation="gelu_erf", norm_eps=1e-3, head_dim=6),
     "layernorm-swiglu": dict(activation="swiglu", dropout=0.5),
 }
 

@@ -66,7 +66,7 @@ HOSTILE = {
     "a list": ("[]", "is not a tokenizer.json"),
     "no model": ("{}", "is not a tokenizer.json"),
     "another model": (changed(model=MODEL | {"type": "Unigram"}), "neither a tokenizer by characters nor"),
-    "a normalizer": (changed(normalizer={"type": "NFC"}), "neither a tokenizer by characters nor"),
+    "a normalizer": (changed(normalizer={"type": "Lowercase"}), "neither a tokenizer by characters nor"),
     "another cut": (changed(pre_tokenizer={"type": "Whitespace"}), "not cut as GPT-2"),
     "a gap": (changed(model=MODEL | {"vocab": MODEL["vocab"] | {"zz": 10**9}}), "without gaps"),
     "ids that are no numbers": (changed(model=MODEL | {"vocab": {"a": "b", "c": 1}}), "is not a tokenizer.json"),

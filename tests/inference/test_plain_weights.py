@@ -25,6 +25,8 @@ KINDS = {
     "gpt2-untied": dict(tie_embeddings=False, activation="relu2"),
     "llama": LLAMA,
     "llama-grouped-untied": LLAMA | dict(n_kv_heads=2, tie_embeddings=False),
+    "llama-biased-wide-heads": LLAMA | dict(bias=True, head_dim=12),
+    "qwen3": LLAMA | dict(qk_norm=True, n_kv_heads=2, head_dim=16),
     "own": dict(qk_norm=True, positions="none"),
     "own-attention-only": dict(d_ff=0, positions="sinusoidal"),
 }

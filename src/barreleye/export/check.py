@@ -22,6 +22,7 @@ import numpy as np
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.export import peers
 from barreleye.export.gguf import export_gguf
+from barreleye.export.huggingface import model_folder
 from barreleye.export.onnx import export_onnx
 from barreleye.export.own_text import own_text
 from barreleye.export.plain import export_plain
@@ -81,7 +82,8 @@ def some_strings(tokenizer: Tokenizer, rows: list[list[int]], n: int = STRINGS) 
     own = "".join(tokenizer.decode(i for i in row if i not in tokenizer.special_ids) for row in rows)
     own = own.replace("\0", "").replace("\ufffd", "") or "a"
     ordinary = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids]
-    pieces = PIECES if tokenizer.kind == "bpe" else [piece for piece in ordinary if piece != "\0"]
+    pieces = [piece for piece in PIECES if can_encode(tokenizer, piece)] if tokenizer.kind == "bpe" else ordinary
+    pieces = [piece for piece in pieces if "\0" not in piece]
     while len(strings) < n:
         if len(strings) % 2:
             begin = rng.randrange(len(own))
@@ -91,8 +93,17 @@ def some_strings(tokenizer: Tokenizer, rows: list[list[int]], n: int = STRINGS) 
     return strings
 
 
+def can_encode(tokenizer: Tokenizer, text: str) -> bool:
+    """Tokenizers of other houses may lack bytes."""
+    try:
+        return bool(tokenizer.encode(text))
+    except ValueError:
+        return False
+
+
 def exports(run: Run, folder: Path) -> Iterator[tuple[str, str, Callable[[], Path]]]:
     """Format, program, and what writes the file and returns it."""
+    yield "huggingface", "transformers", lambda: model_folder(run)
     yield "plain", "numpy", lambda: export_plain(run, folder / "plain")[0].parent
     for kind in ("f32", "f16", "q8_0"):
         yield f"gguf {kind}", "llama.cpp", lambda kind=kind: export_gguf(run, folder / kind, kind)[0]  # type: ignore[misc]

@@ -1,8 +1,9 @@
 """A run as llama.cpp and Ollama read it: one GGUF file with weights, tokenizer and chat template, and a Modelfile.
 
 llama.cpp's graphs fix what a model is: its `gpt2` is GPT-2 (GELU, biases, learned positions), its `llama` is Llama
-(RoPE, RMSNorm, SwiGLU, no biases). It turns neighbouring channels of queries and keys, where ours turns channel i with
-i + D/2: their rows are put in its order. Its words are cut by rules that it knows by name, and ours are GPT-2's.
+(RoPE, RMSNorm, SwiGLU), its `qwen3` is Llama with normalized queries and keys. `llama` turns neighbouring channels of
+queries and keys, where ours and `qwen3` turn channel i with i + D/2: their rows are put in its order. Its words are cut
+by rules that it knows by name, and ours are GPT-2's.
 """
 
 import json
@@ -13,20 +14,20 @@ from torch import Tensor
 
 from barreleye.config import ModelConfig, Sampling
 from barreleye.data.bpe import BYTE_LETTERS, LETTER_OF_BYTE
-from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, IM_START
-from barreleye.data.tokenizer import GPT2_CUT, Tokenizer
+from barreleye.data.chat_template import IM_END, IM_START, ChatFormat
+from barreleye.data.pre_tokenizer import house_of
+from barreleye.data.tokenizer import Tokenizer
 from barreleye.export.folder import whole_folder
 from barreleye.export.own_text import least_likely
 from barreleye.files import write_file
-from barreleye.model.huggingface import architecture
-from barreleye.model.parts import NORM_EPS, ROPE_THETA
+from barreleye.model.huggingface import architecture, last_token, obstacles
 from barreleye.run import Run
 
 KINDS = ("f32", "f16", "q8_0")
 BLOCK = 32  # weights that share a scale in q8_0
-END_OF_TEXT = "<|endoftext|>"
 TOP = {"embed": "token_embd", "positions": "position_embd", "ln_final": "output_norm", "unembed": "output"}
 PARTS = {"ln1": "attn_norm", "attn.qkv": "attn_qkv", "attn.out": "attn_output", "ln2": "ffn_norm"}
+PARTS |= {"attn.q_norm": "attn_q_norm", "attn.k_norm": "attn_k_norm"}
 PARTS |= {"mlp.up": "ffn_up", "mlp.gate": "ffn_gate", "mlp.down": "ffn_down"}
 # No text in UTF-8 has this byte: a merge for the file of a tokenizer that has none, as llama.cpp wants one.
 NEVER = " ".join(2 * [BYTE_LETTERS[-1]])
@@ -45,8 +46,8 @@ def export_gguf(run: Run, out: Path, quantize: str = "f16") -> list[Path]:
     refuse(config, quantize)
     vocabulary = vocabulary_of(tokenizer)
     model = run.load_model()
-    special = [*special_tokens(tokenizer)]
-    end = tokenizer.id_of(special[0]) if special else least_likely(model)
+    last = last_token(tokenizer)
+    end = tokenizer.id_of(last) if last else least_likely(model)
     with whole_folder(out) as folder:
         file = folder / f"{run.name}-{quantize}.gguf"
         writer = gguf.GGUFWriter(file, architecture(config))
@@ -62,22 +63,23 @@ def export_gguf(run: Run, out: Path, quantize: str = "f16") -> list[Path]:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        write_file(folder / "Modelfile", modelfile(file.name, config, is_chat=IM_END in special).encode())
+        write_file(folder / "Modelfile", modelfile(file.name, config, tokenizer.chat).encode())
     return [out / file.name, out / "Modelfile"]
 
 
 def refuse(config: ModelConfig, quantize: str) -> None:
-    """Raises ValueError for what llama.cpp's graphs of GPT-2 and Llama do not compute."""
-    if architecture(config) == "barreleye":
+    """Raises ValueError for what llama.cpp's graphs of GPT-2, Llama and Qwen 3 do not compute."""
+    if found := obstacles(config):
         raise ValueError(
-            "llama.cpp computes what GPT-2 and Llama do, and this model is neither (docs/export.md says which knobs "
-            "make one); `barreleye export RUN onnx` or `plain` takes it"
+            f"llama.cpp computes what GPT-2, Llama and Qwen 3 do, not {', '.join(found)}; "
+            "`barreleye export RUN onnx` or `plain` takes it"
         )
     if architecture(config) == "gpt2" and config.activation != "gelu":
         raise ValueError(f"llama.cpp's GPT-2 has the activation gelu, not {config.activation}")
-    for knob in ("d_model", "d_ff"):
-        if quantize == "q8_0" and getattr(config, knob) % BLOCK:
-            raise ValueError(f"q8_0 stores {BLOCK} weights at a time; {knob} {getattr(config, knob)} is no multiple")
+    widths = {"d_model": config.d_model, "d_ff": config.d_ff, "n_heads x head_dim": config.n_heads * config.d_head}
+    for knob, width in widths.items():
+        if quantize == "q8_0" and width % BLOCK:
+            raise ValueError(f"q8_0 stores {BLOCK} weights at a time; {knob} {width} is no multiple")
 
 
 def write_knobs(writer: Any, config: ModelConfig) -> None:
@@ -87,12 +89,14 @@ def write_knobs(writer: Any, config: ModelConfig) -> None:
     writer.add_feed_forward_length(config.d_ff)
     writer.add_head_count(config.n_heads)
     if architecture(config) == "gpt2":
-        writer.add_layer_norm_eps(NORM_EPS)
+        writer.add_layer_norm_eps(config.norm_eps)
     else:
         writer.add_head_count_kv(config.kv_heads)
-        writer.add_layer_norm_rms_eps(NORM_EPS)
+        writer.add_layer_norm_rms_eps(config.norm_eps)
         writer.add_rope_dimension_count(config.d_head)
-        writer.add_rope_freq_base(ROPE_THETA)
+        writer.add_rope_freq_base(config.rope_theta)
+        writer.add_key_length(config.d_head)
+        writer.add_value_length(config.d_head)
         writer.add_vocab_size(config.vocab_size)
 
 
@@ -107,10 +111,12 @@ def to_gguf(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor
             theirs[f"{TOP[module]}.{leaf}"] = tensor
             continue
         _, layer, part = module.split(".", 2)
-        if part == "attn.qkv" and architecture(config) == "llama":
+        if part == "attn.qkv" and architecture(config) != "gpt2":
             rows = [heads * config.d_head for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
             q, k, v = tensor.split(rows)
-            for piece, matrix in (("q", neighbours(q, config)), ("k", neighbours(k, config)), ("v", v)):
+            if architecture(config) == "llama":
+                q, k = neighbours(q, config), neighbours(k, config)
+            for piece, matrix in (("q", q), ("k", k), ("v", v)):
                 theirs[f"blk.{layer}.attn_{piece}.{leaf}"] = matrix.contiguous()
         else:
             theirs[f"blk.{layer}.{PARTS[part]}.{leaf}"] = tensor
@@ -118,17 +124,11 @@ def to_gguf(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor
 
 
 def neighbours(matrix: Tensor, config: ModelConfig) -> Tensor:
-    """Rows i and i + D/2 of each head, which rotate together, put side by side."""
-    return matrix.view(-1, 2, config.d_head // 2, matrix.shape[-1]).transpose(1, 2).reshape(matrix.shape)
+    """Rows (of a bias: numbers) i and i + D/2 of each head, which rotate together, put side by side."""
+    return matrix.view(-1, 2, config.d_head // 2, *matrix.shape[1:]).transpose(1, 2).reshape(matrix.shape)
 
 
 # The tokenizer -----------------------------------------------------------------------------------------------------
-
-
-def special_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Those it has of the ends of a turn and of a text, the one that ends a reply first."""
-    there = {tokenizer.decode([token_id]) for token_id in tokenizer.special_ids}
-    return [token for token in (IM_END, END_OF_TEXT) if token in there]
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
@@ -144,8 +144,11 @@ def vocabulary_of(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
         ]
         return spelled, list(dict.fromkeys(merges)) or [NEVER]
     table = json.loads(tokenizer.to_json())
-    if table["pre_tokenizer"] != GPT2_CUT or not all(token["special"] for token in table["added_tokens"]):
+    if house_of(table["pre_tokenizer"]) != "GPT-2" or not all(token["special"] for token in table["added_tokens"]):
         raise ValueError("its words are cut in another way than GPT-2's, which is the one that is written into GGUF")
+    for named, there in (("normalizer", table["normalizer"]), ("ignore_merges", table["model"].get("ignore_merges"))):
+        if there:
+            raise ValueError(f"its tokenizer has what GGUF cannot say beside GPT-2's way to cut words: {named}")
     return spelled, [m if isinstance(m, str) else " ".join(m) for m in table["model"]["merges"]] or [NEVER]
 
 
@@ -165,14 +168,14 @@ def write_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: tuple[list[st
     writer.add_add_space_prefix(False)
     # Where none is named, llama.cpp takes token 11 for both.
     writer.add_eos_token_id(end)
-    writer.add_bos_token_id(tokenizer.id_of(IM_START) if IM_START in tokens else end)
-    if IM_END in tokens:
+    writer.add_bos_token_id(tokenizer.id_of(IM_START) if tokenizer.chat else end)
+    if tokenizer.chat:
         writer.add_eot_token_id(end)
         writer.add_pad_token_id(end)
-        writer.add_chat_template(CHAT_TEMPLATE)
+        writer.add_chat_template(tokenizer.chat.template)
 
 
-def modelfile(file: str, config: ModelConfig, is_chat: bool) -> str:
+def modelfile(file: str, config: ModelConfig, chat: ChatFormat | None) -> str:
     """For `ollama create`. Its own defaults (a top-k of 40, a repetition penalty) are set to ours."""
     sampling = Sampling()
     parameters = {
@@ -183,11 +186,12 @@ def modelfile(file: str, config: ModelConfig, is_chat: bool) -> str:
         "repeat_penalty": sampling.repetition_penalty,
     }
     lines = [f"FROM ./{file}"]
-    if is_chat:
+    if chat:
         turn = f"{IM_START}{{{{ .Role }}}}\n{{{{ .Content }}}}{IM_END}\n"
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{turn}{{{{ end }}}}{IM_START}assistant\n"""')
+        lines += [f'SYSTEM """{chat.system}"""'] if chat.system else []
     else:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
-    lines += [f'PARAMETER stop "{token}"' for token in (IM_END, IM_START) if is_chat]
+    lines += [f'PARAMETER stop "{token}"' for token in (IM_END, IM_START) if chat]
     return "\n".join(lines) + "\n"

@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from barreleye.config import ModelConfig
-from barreleye.data.chat_format import CHAT_TEMPLATE
 from barreleye.export.folder import whole_folder
 from barreleye.files import to_json, write_file
-from barreleye.model.parts import Positions
+from barreleye.model.parts import Positions, Tap, no_tap
 from barreleye.model.transformer import Attention, Transformer
 from barreleye.run import Run
 
@@ -57,7 +56,7 @@ class PositionsByIds(Positions):
         table_TC = self.own.embed(0, self.context_length)
         return None if table_TC is None else F.embedding(self.ids_BT, table_TC)
 
-    def rotate(self, x_BTHD: Tensor, start: int) -> Tensor:
+    def rotate(self, x_BTHD: Tensor, start: int, tap: Tap = no_tap, name: str = "") -> Tensor:
         if not hasattr(self.own, "cos_TD"):
             return x_BTHD
         left, right = x_BTHD.chunk(2, -1)
@@ -104,11 +103,11 @@ def export_onnx(run: Run, out: Path, int8: bool = False) -> list[Path]:
             quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", run.config.model)
         for name in SMALL_FILES:
             write_file(folder / name, (run.path / "model" / name).read_bytes())
-        if (run.path / "model" / "chat_template.jinja").exists():
+        if chat := run.tokenizer.chat:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             # Where transformers.js looks for the template; the file is for those that look beside.
-            write_file(folder / "tokenizer_config.json", to_json(settings | {"chat_template": CHAT_TEMPLATE}))
-            write_file(folder / "chat_template.jinja", CHAT_TEMPLATE.encode())
+            write_file(folder / "tokenizer_config.json", to_json(settings | {"chat_template": chat.template}))
+            write_file(folder / "chat_template.jinja", chat.template.encode())
         written = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [out / path for path in written]
 

@@ -1,6 +1,6 @@
 """Other programs, asked in a process of their own what they compute with a file that we exported.
 
-    python -P peers.py llama.cpp|onnxruntime|numpy FILE ASKED ANSWER
+    python -P peers.py transformers|llama.cpp|onnxruntime|numpy FILE ASKED ANSWER
 
 ASKED is an .npz with `tokens_BT` (texts to read) and `strings` (UTF-8, to tokenize), ANSWER an .npz with what the
 program says: `logits_BTV`, `ids` and `lengths` (of the strings, one after another), `load_seconds`,
@@ -36,6 +36,34 @@ class Peer(Protocol):
         """The ids of a text; None where the program reads no text."""
 
 
+class Transformers:
+    """A model folder as `AutoModelForCausalLM` and `AutoTokenizer` load it."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        import transformers
+
+        self.torch, self.version = torch, transformers.__version__
+        transformers.logging.set_verbosity_error()
+        here: dict[str, Any] = dict(local_files_only=True)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, **here).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **here)
+        self.start()
+
+    def start(self) -> None:
+        self.past: Any = None
+
+    def read(self, tokens: Sequence[int]) -> Array:
+        with self.torch.inference_mode():
+            said = self.model(self.torch.tensor([list(tokens)]), past_key_values=self.past, use_cache=True)
+        self.past = said.past_key_values
+        return np.asarray(said.logits[0].float())
+
+    def encode(self, text: bytes) -> list[int]:
+        """As what a person typed, in which no special token is read."""
+        return list(self.tokenizer(text.decode(), add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
 class LlamaCpp:
     """llama.cpp, called as its C programs call it, with keys and values kept in float32."""
 
@@ -46,7 +74,7 @@ class LlamaCpp:
         self.log = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.log, ctypes.c_void_p(0))
         settings = llama_cpp.llama_model_default_params()
-        settings.use_extra_bufts = False  # repacked for AMX, q8_0 crashes where a virtual machine has it by name alone
+        settings.use_extra_bufts = False  # with them, q8_0 was seen to crash in one virtual machine (docs/export.md)
         self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), settings)
         if not self.model:
             raise ValueError("llama.cpp does not load the file")
@@ -141,8 +169,13 @@ class Numpy:
         return list(self.tokenizer.encode(text.decode()))
 
 
-PEERS: dict[str, Any] = {"llama.cpp": LlamaCpp, "onnxruntime": OnnxRuntime, "numpy": Numpy}
-PACKAGES = {"llama_cpp", "onnxruntime"}
+PEERS: dict[str, Any] = {
+    "transformers": Transformers,
+    "llama.cpp": LlamaCpp,
+    "onnxruntime": OnnxRuntime,
+    "numpy": Numpy,
+}
+PACKAGES = {"transformers", "llama_cpp", "onnxruntime"}
 
 
 def main(name: str, file: str, asked: str, answer: str) -> int:
@@ -156,6 +189,12 @@ def main(name: str, file: str, asked: str, answer: str) -> int:
     load_seconds = time.perf_counter() - began
     with np.load(asked) as given:
         tokens_BT, strings = given["tokens_BT"], given["strings"].tobytes().split(b"\0")
+    np.savez(answer, **answers(peer, tokens_BT, strings), load_seconds=load_seconds)
+    return 0
+
+
+def answers(peer: Peer, tokens_BT: Array, strings: Sequence[bytes]) -> dict[str, Any]:
+    """What a program says, all but how long it took to load."""
     logits = []
     for tokens_T in tokens_BT.tolist():
         peer.start()
@@ -169,16 +208,13 @@ def main(name: str, file: str, asked: str, answer: str) -> int:
     seconds = time.perf_counter() - began
     ids = [peer.encode(text) for text in strings]
     known = [row for row in ids if row is not None]
-    np.savez(
-        answer,
+    return dict(
         logits_BTV=np.stack(logits),
         ids=np.array([i for row in known for i in row], np.int64),
         lengths=np.array([len(row) for row in known], np.int64),
-        load_seconds=load_seconds,
         tokens_per_second=tokens_BT.shape[1] / seconds,
         version=np.array(peer.version),
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def export_plain(run: Run, out: Path) -> list[Path]:
     with whole_folder(out) as folder:
         for name, page in PAGES.items():
             write_file(folder / f"{name}.py", apart(inspect.getsource(page)).encode())
-        write_file(folder / "config.json", to_json(dataclasses.asdict(run.config.model)))
+        chat = run.tokenizer.chat
+        knobs = dataclasses.asdict(run.config.model)
+        knobs["chat"] = chat and {"tidy": chat.tidy, "system": chat.system}
+        write_file(folder / "config.json", to_json(knobs))
         for name in ("model.safetensors", "tokenizer.json"):
             write_file(folder / name, (run.path / "model" / name).read_bytes())
         write_file(folder / "README.md", readme(run.name).encode())
@@ -52,5 +55,5 @@ It needs Python 3.11 and NumPy: `python chat.py`.
 - `tokenizer.py`: text to token ids
 - `weights.py`: reads `model.safetensors`
 - `chat.py`: the conversation
-- `config.json`: the model's knobs
+- `config.json`: the model's knobs, and how a chat is spelled
 """

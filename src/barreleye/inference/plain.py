@@ -16,8 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
 
-NORM_EPS = 1e-5
-ROPE_THETA = 10_000.0
+SINE_THETA = 10_000.0
 
 # The model ---------------------------------------------------------------------------------------------------------
 
@@ -26,7 +25,7 @@ class KVCache:
     """Room for every layer's keys and values, allocated once."""
 
     def __init__(self, config: Any) -> None:
-        kv_heads, d_head = config.n_kv_heads or config.n_heads, config.d_model // config.n_heads
+        kv_heads, d_head = config.n_kv_heads or config.n_heads, config.head_dim or config.d_model // config.n_heads
         self.keys_LTHD = np.zeros((config.n_layers, config.context_length, kv_heads, d_head), np.float32)
         self.values_LTHD = np.zeros_like(self.keys_LTHD)
         self.length = 0  # positions filled
@@ -48,14 +47,16 @@ def forward(weights: Weights, config: Any, tokens_T: Sequence[int], cache: KVCac
         x_TC = block(weights, config, layer, x_TC, cache)
     cache.length = end
     unembed_VC = weights["embed.weight" if config.tie_embeddings else "unembed.weight"]
-    return norm(weights, "ln_final", x_TC) @ unembed_VC.T
+    return norm(weights, config, "ln_final", x_TC) @ unembed_VC.T
 
 
 def block(weights: Weights, config: Any, layer: int, x_TC: Array, cache: KVCache) -> Array:
     """Attention, then a feed-forward layer; each reads the normalized residual stream and adds to it."""
     at = f"blocks.{layer}."
-    x_TC = x_TC + attention(weights, config, layer, norm(weights, at + "ln1", x_TC), cache)
-    return x_TC + feed_forward(weights, config, layer, norm(weights, at + "ln2", x_TC)) if config.d_ff else x_TC
+    x_TC = x_TC + attention(weights, config, layer, norm(weights, config, at + "ln1", x_TC), cache)
+    if not config.d_ff:
+        return x_TC
+    return x_TC + feed_forward(weights, config, layer, norm(weights, config, at + "ln2", x_TC))
 
 
 def attention(weights: Weights, config: Any, layer: int, x_TC: Array, cache: KVCache) -> Array:
@@ -64,9 +65,10 @@ def attention(weights: Weights, config: Any, layer: int, x_TC: Array, cache: KVC
     heads_THD = linear(weights, at + "qkv", x_TC).reshape(end - start, heads + 2 * kv_heads, -1)
     q_THD, k_THD, v_THD = np.split(heads_THD, [heads, heads + kv_heads], axis=1)
     if config.qk_norm:
-        q_THD, k_THD = norm(weights, at + "q_norm", q_THD), norm(weights, at + "k_norm", k_THD)
+        q_THD = norm(weights, config, at + "q_norm", q_THD)
+        k_THD = norm(weights, config, at + "k_norm", k_THD)
     if config.positions == "rope":
-        q_THD, k_THD = rotate(q_THD, start), rotate(k_THD, start)
+        q_THD, k_THD = rotate(q_THD, start, config.rope_theta), rotate(k_THD, start, config.rope_theta)
     cache.keys_LTHD[layer, start:end], cache.values_LTHD[layer, start:end] = k_THD, v_THD
     k_THD = cache.keys_LTHD[layer, :end].repeat(heads // kv_heads, axis=1)
     v_THD = cache.values_LTHD[layer, :end].repeat(heads // kv_heads, axis=1)
@@ -90,11 +92,11 @@ def linear(weights: Weights, name: str, x: Array) -> Array:
     return y + weights[name + ".bias"] if name + ".bias" in weights else y
 
 
-def norm(weights: Weights, name: str, x: Array) -> Array:
+def norm(weights: Weights, config: Any, name: str, x: Array) -> Array:
     """LayerNorm, which has a bias, or RMSNorm, which has none."""
     if name + ".bias" in weights:
         x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt((x * x).mean(-1, keepdims=True) + NORM_EPS) * weights[name + ".weight"]
+    x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * weights[name + ".weight"]
     return x + weights[name + ".bias"] if name + ".bias" in weights else x
 
 
@@ -102,16 +104,24 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu_erf(x: Array) -> Array:
+    return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float32])(x * math.sqrt(0.5)))
+
+
 def silu(x: Array) -> Array:
     return 0.5 * x * (1 + np.tanh(0.5 * x))  # x * sigmoid(x), in a form that never overflows
 
 
-ACTIVATIONS = {"gelu": gelu, "relu": lambda x: np.maximum(x, 0), "relu2": lambda x: np.maximum(x, 0) ** 2}
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
 
 
-def rotate(x_THD: Array, start: int) -> Array:
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "relu2": lambda x: relu(x) ** 2}
+
+
+def rotate(x_THD: Array, start: int, theta: float) -> Array:
     """Channel i turned with channel i + D/2, by an angle that grows with position."""
-    angle_T1D = np.tile(angles(start, start + len(x_THD), x_THD.shape[-1]), 2)[:, None]
+    angle_T1D = np.tile(angles(start, start + len(x_THD), x_THD.shape[-1], theta), 2)[:, None]
     left, right = np.split(x_THD, 2, axis=-1)
     return x_THD * np.cos(angle_T1D) + np.concatenate([-right, left], -1) * np.sin(angle_T1D)
 
@@ -123,9 +133,9 @@ def sines(config: Any, start: int, end: int) -> Array:
     return table_TC * (config.embed_std or config.init_std or config.d_model**-0.5) * math.sqrt(2)
 
 
-def angles(start: int, end: int, width: int) -> Array:
+def angles(start: int, end: int, width: int, theta: float = SINE_THETA) -> Array:
     """position / theta^(2i / width) for every position and pair of channels, shape (T, width / 2)."""
-    frequency_F = np.float32(ROPE_THETA) ** -(np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+    frequency_F = np.float32(theta) ** -(np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     return np.outer(np.arange(start, end, dtype=np.float32), frequency_F)
 
 

@@ -21,11 +21,18 @@ from barreleye.inference.plain_weights import load_weights
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 LONGEST_REPLY = 128
-MOST = {"n_layers": 1000, "n_heads": 1000, "n_kv_heads": 1000, "d_model": 100_000, "d_ff": 1_000_000}
+MOST = {
+    "n_layers": 1000,
+    "n_heads": 1000,
+    "n_kv_heads": 1000,
+    "d_model": 100_000,
+    "head_dim": 10_000,
+    "d_ff": 1_000_000,
+}
 MOST |= {"context_length": 1_000_000, "vocab_size": 10_000_000}
-LEAST_0 = ("n_kv_heads", "d_ff")
+LEAST_0 = ("n_kv_heads", "head_dim", "d_ff")
 OTHERS = {"positions": str, "norm": str, "activation": str, "tie_embeddings": bool, "qk_norm": bool, "bias": bool}
-OTHERS |= {"init_std": float, "embed_std": float}
+OTHERS |= dict.fromkeys(("init_std", "embed_std", "rope_theta", "norm_eps"), float)
 
 
 def main() -> None:
@@ -73,33 +80,44 @@ def read_config(file: Path) -> Any:
     for name, most in MOST.items():
         if type(table.get(name)) is not int or not (name not in LEAST_0) <= table[name] <= most:
             raise ValueError(f"{file}: {name} must be a whole number of at most {most}")
+    table.setdefault("chat", None)
     for name, kind in OTHERS.items():
         if type(table.get(name)) is not kind:
             raise ValueError(f"{file}: {name} must be a {kind.__name__}")
     config = SimpleNamespace(**table)
-    kv_heads = config.n_kv_heads or config.n_heads
-    if config.d_model % config.n_heads or config.n_heads % kv_heads:
+    kv_heads, d_head = config.n_kv_heads or config.n_heads, config.head_dim or config.d_model // config.n_heads
+    if (config.d_model % config.n_heads and not config.head_dim) or config.n_heads % kv_heads:
         raise ValueError(f"{file}: n_heads must divide d_model, and n_kv_heads n_heads")
-    if config.positions == "rope" and config.d_model // config.n_heads % 2:
-        raise ValueError(f"{file}: rope turns pairs of channels: d_model / n_heads must be even")
-    return config
+    if config.positions == "rope" and d_head % 2:
+        raise ValueError(f"{file}: rope turns pairs of channels: those per head must be even")
+    if not (1 <= config.rope_theta <= 1e12 and 0 <= config.norm_eps <= 1):
+        raise ValueError(f"{file}: rope_theta must be 1 to 1e12, norm_eps 0 to 1")
+    match config.chat:
+        case None | {"tidy": bool(), "system": str()}:
+            return config
+    raise ValueError(f"{file}: chat must be null, or say tidy (true or false) and system (a text)")
 
 
 def talk(model: Plain, tokenizer: PlainTokenizer, arguments: Any) -> Iterator[str]:
     """The answers to what a person says, or how a text goes on, piece by piece."""
-    chats = IM_START in tokenizer.special
+    chats = model.config.chat
+    if chats and not {IM_START, IM_END} <= tokenizer.special.keys():
+        raise ValueError("the tokenizer lacks the tokens of a chat")
     turns: list[tuple[str, str]] = []
     for said in arguments.prompt or ask_person():
         if chats:
-            turns.append(("user", said.lower()))
-            turns, ids = fit(tokenizer, turns, arguments.system, model.config.context_length)
+            turns.append(("user", said.lower() if chats["tidy"] else said))
+            turns, ids = fit(tokenizer, turns, arguments.system or chats["system"], model.config)
         else:
             yield said
             ids = tokenizer.encode(said)
         if not ids:
             raise ValueError("say something")
         decoder, reply = codecs.getincrementaldecoder("utf-8")("replace"), ""
-        room, stop = model.config.context_length, set(tokenizer.special.values()) if chats else set()
+        room, stop = (
+            model.config.context_length,
+            {tokenizer.special[IM_START], tokenizer.special[IM_END]} if chats else set(),
+        )
         most = min(arguments.max_tokens, max(1, room // 2), room - len(ids)) if chats else arguments.max_tokens
         for token in generate(model, ids, most, arguments, stop):
             piece = decoder.decode(tokenizer.bytes_of[token])
@@ -110,16 +128,18 @@ def talk(model: Plain, tokenizer: PlainTokenizer, arguments: Any) -> Iterator[st
 
 
 def fit(
-    tokenizer: PlainTokenizer, turns: list[tuple[str, str]], system: str, room: int
+    tokenizer: PlainTokenizer, turns: list[tuple[str, str]], system: str, config: Any
 ) -> tuple[list[tuple[str, str]], list[int]]:
     """The latest whole exchanges that leave room for a reply, and their ids in ChatML."""
     im_start, im_end = tokenizer.special[IM_START], tokenizer.special[IM_END]
-    newline = tokenizer.encode("\n")
+    newline, room = tokenizer.encode("\n"), config.context_length
     longest = min(LONGEST_REPLY, max(1, room // 2))
     while True:
         ids = []
         for role, content in [("system", system)] * bool(system) + turns:
-            ids += [im_start, *tokenizer.encode(role + "\n"), *tokenizer.encode(content.strip()), im_end, *newline]
+            # Where whitespace stays, a word may span the role's line and what is said.
+            pieces = [role + "\n", content.strip()] if config.chat["tidy"] else [role + "\n" + content]
+            ids += [im_start, *(i for piece in pieces for i in tokenizer.encode(piece)), im_end, *newline]
         ids += [im_start, *tokenizer.encode("assistant\n")]
         if len(ids) <= room - longest:
             return turns, ids

@@ -8,8 +8,9 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unicodedata import category
+from unicodedata import category, normalize
 
+NFC = {"type": "NFC"}
 LARGEST_FILE = 64 * 2**20  # bytes
 MOST_WORDS = 100_000  # kept in memory
 WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+")
@@ -44,21 +45,21 @@ class PlainTokenizer:
 
     def _read(self, table: Any) -> None:
         model, kind = table["model"], (table["model"]["type"], table["decoder"]["type"])
-        if kind not in (("WordLevel", "Fuse"), ("BPE", "ByteLevel")) or table["normalizer"]:
-            raise ValueError("neither a tokenizer by characters nor byte-level BPE without a normalizer")
-        self.is_bpe = kind[0] == "BPE"
-        if self.is_bpe and (
-            table["pre_tokenizer"]["type"] != "ByteLevel"
-            or not table["pre_tokenizer"]["use_regex"]
-            or table["pre_tokenizer"]["add_prefix_space"]
-        ):
-            raise ValueError("its words are not cut as GPT-2 cuts them")
+        if kind not in (("WordLevel", "Fuse"), ("BPE", "ByteLevel")) or table["normalizer"] not in (None, NFC):
+            raise ValueError("neither a tokenizer by characters nor byte-level BPE with no normalizer but NFC")
+        self.is_bpe, self.composes = kind[0] == "BPE", table["normalizer"] == NFC
+        if self.is_bpe:
+            pre = table["pre_tokenizer"]
+            if pre["type"] != "ByteLevel" or not pre.get("use_regex", True) or pre["add_prefix_space"]:
+                raise ValueError("its words are not cut as GPT-2 cuts them")
+        if not all(token["special"] for token in table["added_tokens"]):
+            raise ValueError("it has added tokens that are found in text, which is not read here")
         self.special = {token["content"]: token["id"] for token in table["added_tokens"]}
         vocab: dict[str, int] = model["vocab"] | self.special
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ValueError("token ids must count from 0 up, without gaps")
         self.id_of = {token: token_id for token, token_id in vocab.items() if token not in self.special}
-        if self.is_bpe and not (set(LETTERS) <= self.id_of.keys() and set("".join(self.id_of)) <= BYTE_OF.keys()):
+        if self.is_bpe and not set("".join(self.id_of)) <= BYTE_OF.keys():
             raise ValueError("the tokens are not spelled in GPT-2's 256 byte letters")
         self.bytes_of = [b""] * len(vocab)
         for token, token_id in vocab.items():
@@ -69,22 +70,33 @@ class PlainTokenizer:
         )
         if not all(len(pair) == 2 and "".join(pair) in self.id_of for pair in pairs):
             raise ValueError("a merge makes no token")
+        self.whole_words_first = self.is_bpe and bool(model.get("ignore_merges"))
         self.rank = {pair: rank for rank, pair in reversed([*enumerate(pairs)])}
         self.words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, in which no special token is ever found. Raises ValueError for an unseen character."""
+        text = normalize("NFC", text) if self.composes else text
+        # A byte-level tokenizer of another house may lack bytes that its training never met.
+        unseen = [
+            c for c in dict.fromkeys(text) if not self.id_of.keys() >= set(self._letters(c) if self.is_bpe else c)
+        ]
+        if unseen:
+            raise ValueError(f"this tokenizer has not seen {min(unseen)!r}: leave it out")
         if self.is_bpe:
             return [token_id for word in cut(text) for token_id in self._encode_word(word)]
-        if unseen := set(text) - self.id_of.keys():
-            raise ValueError(f"this tokenizer has not seen {min(unseen)!r}: leave it out")
         return [self.id_of[character] for character in text]
+
+    def _letters(self, text: str) -> list[str]:
+        return [LETTERS[byte] for byte in text.encode()]
 
     def _encode_word(self, word: str) -> list[int]:
         if word not in self.words:
             if len(self.words) > MOST_WORDS:
                 self.words.clear()
-            self.words[word] = [self.id_of[token] for token in self._merge([LETTERS[byte] for byte in word.encode()])]
+            letters = self._letters(word)
+            whole = self.whole_words_first and "".join(letters) in self.id_of
+            self.words[word] = [self.id_of[token] for token in (["".join(letters)] if whole else self._merge(letters))]
         return self.words[word]
 
     def _merge(self, tokens: list[str]) -> list[str]:

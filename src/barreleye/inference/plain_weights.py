@@ -52,12 +52,13 @@ def load_weights(file: Path, config: Any) -> Weights:
         # GPT-2's Conv1D keeps (in, out) where a linear layer keeps (out, in).
         weights[ours] = array.T if name.startswith("transformer.h.") and array.ndim == 2 else array
     for layer in range(config.n_layers):
-        parts = [f"blocks.{layer}.attn.{piece}.weight" for piece in "qkv"]
-        if all(part in weights for part in parts):
-            pieces = [weights.pop(part) for part in parts]
-            if len({piece.shape[1:] for piece in pieces}) > 1:
-                raise ValueError(f"{file}: the queries, keys and values of layer {layer} do not go together")
-            weights[f"blocks.{layer}.attn.qkv.weight"] = np.concatenate(pieces)
+        for leaf in ("weight", "bias"):
+            parts = [f"blocks.{layer}.attn.{piece}.{leaf}" for piece in "qkv"]
+            if all(part in weights for part in parts):
+                pieces = [weights.pop(part) for part in parts]
+                if len({piece.shape[1:] for piece in pieces}) > 1 or not all(piece.ndim for piece in pieces):
+                    raise ValueError(f"{file}: the queries, keys and values of layer {layer} do not go together")
+                weights[f"blocks.{layer}.attn.qkv.{leaf}"] = np.concatenate(pieces)
     for name, shape in shapes.items():
         if name not in weights:
             raise ValueError(f"{file}: the weights lack {name!r}, which this configuration needs")
@@ -75,7 +76,7 @@ def shapes_of(config: Any) -> dict[str, tuple[int, ...]]:
     ):
         if part not in known:
             raise ValueError(f"the part {part!r} is not in plain.py")
-    c, f, d = config.d_model, config.d_ff, config.d_model // config.n_heads
+    c, f, d = config.d_model, config.d_ff, config.head_dim or config.d_model // config.n_heads
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, c)}
     if config.positions == "learned":
         shapes["positions.weight"] = (config.context_length, c)
@@ -89,7 +90,7 @@ def shapes_of(config: Any) -> dict[str, tuple[int, ...]]:
     for at in (f"blocks.{layer}." for layer in range(config.n_layers)):
         add(at + "ln1", c, bias=layernorm)
         add(at + "attn.qkv", (config.n_heads + 2 * (config.n_kv_heads or config.n_heads)) * d, c, bias=config.bias)
-        add(at + "attn.out", c, c, bias=config.bias)
+        add(at + "attn.out", c, config.n_heads * d, bias=config.bias)
         if config.qk_norm:
             add(at + "attn.q_norm", d, bias=False)
             add(at + "attn.k_norm", d, bias=False)

@@ -17,9 +17,11 @@ from barreleye.config import Config, DataConfig, did_you_mean
 from barreleye.data.chats import left_out_line
 from barreleye.data.corpus import parse_mix, prepare
 from barreleye.model.count import count
+from barreleye.model.huggingface import obstacles
 from barreleye.model.parts import check_parts
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run
+from barreleye.training.card import write_model_card
 from barreleye.training.device import memory_of, peak_flops, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
@@ -65,6 +67,8 @@ def grow(
     if left_out := left_out_line(corpus.report):
         say(left_out)
     tokenizer = source.tokenizer if source else learn_tokenizer(config.data, corpus)
+    if unlike := obstacles(config.model):
+        say(f"{', '.join(unlike)}: no model of Hugging Face's computes this; it trains, and exports as onnx or plain")
     say(f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     try:
@@ -76,7 +80,8 @@ def grow(
         model = Transformer(config.model)
         if source:
             model.load_state_dict(source.load_model().state_dict())
-        run = runs.create(path, config, tokenizer, corpus)  # after all that can be wrong with what was given
+        # After all that can be wrong with what was given.
+        run = runs.create(path, config, tokenizer, corpus, model.state_dict())
         return _learn(run, data, model, None, quiet, track)
 
 
@@ -148,7 +153,7 @@ def configure(
         known = [field.name for kind_of in knobs.SECTIONS.values() for field in dataclasses.fields(kind_of)]
         raise ValueError(f"there is no knob {min(chosen)!r}{did_you_mean(min(chosen), known)}")
     check_parts(sections["model"])
-    if source and bool(source.tokenizer.special_ids) == (kind == "text"):
+    if source and (source.tokenizer.chat is None) != (kind == "text"):
         raise ValueError("--from needs data of the run's own kind: chats for a chat model, text for a text model")
     return Config(**sections)
 
@@ -236,6 +241,7 @@ def _learn(
             raise ValueError(f"{error}; try a lower learning rate, or a longer warm-up") from None
         finally:
             recorder.close()
+    write_model_card(run)
     _report(run, quiet)
     if stopped.is_set() and run.step < config.train.steps and not quiet:
         print(f"stopped at step {run.step}; `barreleye train --resume {run.path}` goes on")

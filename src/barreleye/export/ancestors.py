@@ -1,0 +1,142 @@
+"""Checkpoints of nanoGPT and GuppyLM -> our configuration and weights.
+
+Both are pickles of torch. They are read with `weights_only=True`, which makes tensors and plain values, and runs
+nothing.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from barreleye.config import ModelConfig
+from barreleye.model.huggingface import gpt2_name, layer_and_part, our_shapes
+
+LARGEST_PICKLE = 64 * 2**20  # of names and shapes; the tensors lie beside it
+COMPILED = "_orig_mod."  # what torch.compile puts before names
+GUPPY_PARTS = {
+    "embed": "tok_emb",
+    "positions": "pos_emb",
+    "ln_final": "norm",
+    "unembed": "lm_head",
+    "ln1": "norm1",
+    "attn.qkv": "attn.qkv",
+    "attn.out": "attn.out",
+    "ln2": "norm2",
+    "mlp.up": "ffn.up",
+    "mlp.down": "ffn.down",
+}
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """What a .pt file holds. Raises ValueError for one that is damaged, or holds more than tensors and plain values."""
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file}: is not a whole checkpoint of torch's (1.6 or newer)")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
+        pickles = [entry.file_size for entry in entries if entry.filename.endswith(".pkl")]
+        if unpacked > file.stat().st_size or max(pickles, default=0) > LARGEST_PICKLE:
+            raise ValueError(f"{file}: unpacks to {unpacked:,} bytes, which is no checkpoint")
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: is damaged ({error})") from None
+    except Exception as error:  # a pickle that is damaged, or not allowed, ends in whatever its bytes come to
+        reason = str(error).strip().splitlines()[:1]
+        raise ValueError(
+            f"{file}: cannot be read as tensors and plain values alone, and nothing else in it is run "
+            f"({type(error).__name__}{': ' if reason else ''}{''.join(reason)[:200]})"
+        ) from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{file}: holds no dictionary of weights")
+    return held
+
+
+def is_nanogpt(held: dict[str, Any]) -> bool:
+    return isinstance(held.get("model_args"), dict) and isinstance(held.get("model"), dict)
+
+
+def nanogpt(held: dict[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """GPT-2's shape, with the exact GELU and linear layers where GPT-2 has their transposes. A model without biases
+    gets zeros, which are the same and what GPT-2 can express. Raises ValueError for what does not fit."""
+    args = held["model_args"]
+    config = ModelConfig(
+        n_layers=_whole(args, "n_layer"),
+        n_heads=_whole(args, "n_head"),
+        d_model=_whole(args, "n_embd"),
+        d_ff=4 * _whole(args, "n_embd"),
+        context_length=_whole(args, "block_size"),
+        vocab_size=_whole(args, "vocab_size"),
+        activation="gelu_erf",
+    )
+    if unknown := sorted(name for name in set(args) - set(NANOGPT) if args[name]):
+        raise ValueError(f"model_args has {unknown[0]!r}, which nanoGPT does not; a fork of it is not supported")
+    return config, _renamed(held["model"], config, gpt2_name, biased=args.get("bias", True) is not False)
+
+
+NANOGPT = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+
+
+def guppy(held: dict[str, Any], beside: dict[str, Any] | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """GPT-2's shape with ReLU. `beside`: the config.json of its folder, where it has one; its keys are either
+    Hugging Face's or GuppyLM's own. Raises ValueError for what does not fit."""
+    weights = held.get("model_state_dict", held)
+    own = beside if beside is not None else held.get("config")
+    if isinstance(own, dict) and isinstance(own.get("model"), dict):
+        own = own["model"]
+    if not isinstance(weights, dict) or not isinstance(own, dict):
+        raise ValueError("has no weights and configuration as GuppyLM writes them")
+
+    def take(*names: str) -> int:
+        return _whole(own, next((name for name in names if name in own), names[0]))
+
+    config = ModelConfig(
+        n_layers=take("num_hidden_layers", "n_layers"),
+        n_heads=take("num_attention_heads", "n_heads"),
+        d_model=take("hidden_size", "d_model"),
+        d_ff=take("intermediate_size", "ffn_hidden"),
+        context_length=take("max_position_embeddings", "max_seq_len"),
+        vocab_size=take("vocab_size"),
+        activation="relu",
+    )
+
+    def name_of(layer: str, part: str) -> str:
+        stem, _, kind = part.rpartition(".")
+        return f"{f'blocks.{layer}.' if layer else ''}{GUPPY_PARTS[stem]}.{kind}"
+
+    return config, _renamed(weights, config, name_of)
+
+
+def _renamed(
+    weights: dict[str, Any], config: ModelConfig, name_of: Callable[[str, str], str], biased: bool = True
+) -> dict[str, Tensor]:
+    """Each of our tensors from the one of theirs that `name_of(layer, part)` says, in float32."""
+    theirs = {str(name).removeprefix(COMPILED): tensor for name, tensor in weights.items()}
+    if len([name for name in theirs if name.endswith(name_of("0", "ln1.weight").partition("0")[2])]) > config.n_layers:
+        raise ValueError(f"has more layers than the {config.n_layers} of its configuration")
+    ours: dict[str, Tensor] = {}
+    for name, shape in our_shapes(config).items():
+        source = name_of(*layer_and_part(name))
+        if not biased and name.endswith(".bias") and source not in theirs:
+            ours[name] = torch.zeros(shape)
+            continue
+        tensor = theirs.get("transformer.wte.weight" if source == "lm_head.weight" and source not in theirs else source)
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"the weights lack {source!r}")
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise ValueError(f"{source!r} is of shape {tuple(tensor.shape)} and {tensor.dtype}, not {shape} in floats")
+        ours[name] = tensor.detach().float().contiguous()
+    if not torch.equal(ours["embed.weight"], ours["unembed.weight"]):
+        raise ValueError("its embedding and its output head are not one matrix, as they are there")
+    return ours
+
+
+def _whole(values: dict[str, Any], name: str) -> int:
+    value = values.get(name)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"its configuration says {name} = {value!r}; it must be a whole number")
+    return value

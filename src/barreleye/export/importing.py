@@ -1,0 +1,217 @@
+"""A model that grew elsewhere -> a run: from a folder or file, or from the Hugging Face Hub by name."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from barreleye import run as runs
+from barreleye.config import Config, DataConfig, ModelConfig, TrainConfig
+from barreleye.data.chat_template import HOUSE, TEMPLATE_FILE, ChatFormat, recognize
+from barreleye.data.text import read_text
+from barreleye.data.tokenizer import FILE_NAME, MAX_FILE_BYTES, Tokenizer, learn_characters, parse
+from barreleye.export import ancestors
+from barreleye.export.from_huggingface import SUPPORTED, Weights, check_window, model_config, read_json
+from barreleye.export.hub import fetch
+from barreleye.run import Run
+from barreleye.training.device import memory_of
+
+Say = Callable[[str], None]
+GPT2 = "openai-community/gpt2"  # whose tokenizer nanoGPT uses where it does not read characters
+GPT2_ROWS = (50257, 50304)  # the second is filled up to a multiple of 64
+CHECKPOINTS = (".pt", ".pth", ".bin")
+FILES = ("*.json", "*.jinja", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model, and the tokenizer and chat format that came with it."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+
+def import_model(
+    source: str | Path,
+    name: str | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    text: str | Path | None = None,
+    context_length: int | None = None,
+    say: Say = lambda line: None,
+) -> Run:
+    """Make a run of a Hugging Face model folder (or a name on the Hub), a GuppyLM folder, or a nanoGPT ckpt.pt.
+
+    name: of the run, under runs/, or its path. tokenizer: the folder (or Hub name) of a tokenizer.json that is not
+    beside the weights. text: what a nanoGPT by characters learned from, which gives back its characters.
+    context_length: fewer positions than the model knows. Raises ValueError, in one line, for whatever cannot be read;
+    nothing that is found is run.
+    """
+    path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or Path(str(source)).stem)
+    runs.check_free(path)
+    place = locate(source)
+    if text is not None and tokenizer is not None:
+        raise ValueError("give --tokenizer or --text, not both")
+    if place.is_file() or not _is_model_folder(place):
+        found = _from_checkpoint(place, tokenizer, text)
+    elif text is not None:
+        raise ValueError(f"--text is for a nanoGPT that learned characters; {place} has a tokenizer of its own")
+    else:
+        found = _from_folder(place, tokenizer, context_length, say)
+    if found.tokenizer.chat is None:
+        say("it is loaded as a model of text: barreleye generate")
+    config = Config(DataConfig(kind="import", source=str(source)), found.config, TrainConfig(steps=0))
+    return runs.create(path, config, found.tokenizer, None, found.weights)
+
+
+def locate(source: str | Path) -> Path:
+    """The folder or file that is meant; what is neither, but may be a name on the Hub, is fetched."""
+    place = Path(source)
+    try:
+        if place.exists():
+            return place
+    except OSError:
+        pass  # no path: too long, or with a NUL
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not str(source).startswith((".", "/")):
+        return fetch(str(source), FILES)
+    raise ValueError(f"{source}: there is no such folder or file, and it is no name on the Hub (owner/name)")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Whether it holds what transformers writes, and not an ancestor's checkpoint."""
+    there = folder / "config.json"
+    config = read_json(there) if there.is_file() else {}
+    return config.get("model_type") in SUPPORTED or any(folder.glob("*.safetensors*")) or not _checkpoints(folder)
+
+
+# Hugging Face ------------------------------------------------------------------------------------------------------
+
+
+def _from_folder(folder: Path, tokenizer: str | Path | None, context_length: int | None, say: Say) -> Found:
+    theirs = read_json(folder / "config.json")
+    try:
+        config, absent = model_config(theirs)
+        if context_length is not None and not 1 <= context_length <= config.context_length:
+            raise ValueError(f"--context-length {context_length}: the model knows {config.context_length} positions")
+        context = context_length or config.context_length
+        check_window(theirs, context)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    weights = Weights(folder)
+    weights.check(config, absent)
+    own = load_tokenizer(locate(tokenizer) if tokenizer else folder, folder, say)
+    if own.vocab_size > config.vocab_size:
+        raise ValueError(f"{folder}: its tokenizer has {own.vocab_size} tokens, the model {config.vocab_size} rows")
+    if own.vocab_size < config.vocab_size:
+        say(f"{config.vocab_size - own.vocab_size} rows of the embedding have no token, and are left out")
+    kept = dataclasses.replace(config, vocab_size=own.vocab_size, context_length=context)
+    check_memory(config)
+    return Found(kept, weights.read(config, absent, kept), own)
+
+
+def load_tokenizer(place: Path, model_folder: Path, say: Say) -> Tokenizer:
+    """The tokenizer.json of a folder (or that file), with the model's chat template where that is known."""
+    file = place / FILE_NAME if place.is_dir() else place
+    if not file.is_file():
+        raise ValueError(
+            f"{place}: holds no {FILE_NAME}; --tokenizer takes the folder, or Hub name, of a model that has the same"
+        )
+    template = _template(model_folder)
+    chat = recognize(template) if template else None
+    if template and chat is None:
+        say("its chat template is none of those known (docs/import.md), and is not run")
+    return _parsed(file, chat)
+
+
+def _parsed(file: Path, chat: ChatFormat | None) -> Tokenizer:
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{file}: too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
+    try:
+        return parse(file.read_text(encoding="utf-8"), chat)
+    except ValueError as error:  # not UTF-8 too
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _template(folder: Path) -> str:
+    """Beside the model since transformers 4.43, before that in tokenizer_config.json; empty where there is none."""
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        return read_text(file)
+    settings = folder / "tokenizer_config.json"
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    return template if isinstance(template, str) else "" if template is None else "several"
+
+
+def check_memory(config: ModelConfig) -> None:
+    """Raises ValueError where the weights, in float32 and as they are written, are more than this machine holds."""
+    from barreleye.model.count import count
+
+    counted, there = count(config), memory_of("cpu")
+    tables = 8 * config.context_length * config.d_head if config.positions == "rope" else 0
+    needed = 3 * counted.weight_bytes + tables
+    if there and needed > there:
+        raise ValueError(
+            f"a model of {counted.parameters:,} parameters needs {needed / 2**30:,.0f} GiB to be imported in float32, "
+            f"and this machine has {there / 2**30:,.0f}; take a smaller one"
+        )
+
+
+# GuppyLM and nanoGPT -----------------------------------------------------------------------------------------------
+
+
+def _from_checkpoint(place: Path, tokenizer: str | Path | None, text: str | Path | None) -> Found:
+    file = place if place.is_file() else _checkpoints(place)[0]
+    if file.suffix not in CHECKPOINTS:
+        raise ValueError(f"{file}: is neither a model folder nor a checkpoint ({', '.join(CHECKPOINTS)})")
+    held = ancestors.read_checkpoint(file)
+    try:
+        if ancestors.is_nanogpt(held):
+            config, weights = ancestors.nanogpt(held)
+        else:
+            beside = file.with_name("config.json")
+            config, weights = ancestors.guppy(held, read_json(beside) if beside.is_file() else None)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    own = _nanogpt_tokenizer(file, config, tokenizer, text) if ancestors.is_nanogpt(held) else None
+    if own is None:
+        folder = locate(tokenizer) if tokenizer else file.parent
+        if not (folder / FILE_NAME if folder.is_dir() else folder).is_file():
+            raise ValueError(f"{folder}: holds no {FILE_NAME}; --tokenizer takes where GuppyLM's data lie")
+        own = _parsed(folder / FILE_NAME if folder.is_dir() else folder, HOUSE)
+    if own.vocab_size > config.vocab_size:
+        raise ValueError(f"{file}: its tokenizer has {own.vocab_size} tokens, the model {config.vocab_size} rows")
+    embed_VC = weights["embed.weight"][: own.vocab_size].contiguous()
+    kept = dataclasses.replace(config, vocab_size=own.vocab_size)
+    return Found(kept, weights | {"embed.weight": embed_VC, "unembed.weight": embed_VC}, own)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Of a folder, the one to read first: GuppyLM's best, nanoGPT's only one."""
+    there = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
+    order = ("best_model.pt", "final_model.pt", "ckpt.pt", "pytorch_model.bin")
+    return sorted(there, key=lambda path: order.index(path.name) if path.name in order else len(order))
+
+
+def _nanogpt_tokenizer(
+    file: Path, config: ModelConfig, tokenizer: str | Path | None, text: str | Path | None
+) -> Tokenizer:
+    """Its checkpoint has none: characters come back from the text, GPT-2's tokens from GPT-2."""
+    rows = config.vocab_size
+    if text is not None:
+        learned = learn_characters(read_text(Path(text)))
+        if learned.vocab_size != rows:
+            raise ValueError(
+                f"{text}: has {learned.vocab_size} characters, {file} {rows}; give the text it learned from"
+            )
+        return learned
+    if tokenizer is None and (file.with_name("meta.pkl").is_file() or rows not in GPT2_ROWS):
+        raise ValueError(
+            f"{file}: its {rows} characters stand in meta.pkl, a pickle, which could run code and is not read; "
+            "--text takes the text that it learned from, and has the same"
+        )
+    place = locate(tokenizer) if tokenizer else fetch(GPT2, (FILE_NAME,))
+    return load_tokenizer(place, place, lambda line: None)
