@@ -166,7 +166,8 @@ def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     from barreleye.model.transformer import Transformer
 
-    with torch.device("meta"):
+    # Not on the meta device: there sines and random numbers make torch import its compiler, for two seconds.
+    with torch.random.fork_rng(devices=[]):
         return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
 
