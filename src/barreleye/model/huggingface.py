@@ -15,6 +15,7 @@ from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.model.parts import NORM_EPS, ROPE_THETA
 
+SMALL = 2**26  # weights: a quarter of a gigabyte
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "relu2": "relu2"}
 
 
@@ -166,8 +167,11 @@ def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     from barreleye.model.transformer import Transformer
 
-    # Not on the meta device: there sines and random numbers make torch import its compiler, for two seconds.
-    with torch.random.fork_rng(devices=[]):
+    # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
+    # seconds. What is small is sooner built.
+    widest = max(config.vocab_size, config.context_length, config.d_ff, 3 * config.d_model)
+    small = widest * config.d_model * config.n_layers < SMALL
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
 
