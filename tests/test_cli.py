@@ -418,9 +418,7 @@ def test_a_data_report_is_printed_and_written(barreleye):
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_try(barreleye):
-    told = barreleye("doctor pip")
-    assert told.splitlines()[0] == "nothing is wrong, as far as the record shows"
-    assert told.splitlines()[1].startswith("what its loss usually is, is not known")
+    assert barreleye("doctor pip").splitlines()[0].startswith("too little is recorded to judge its course: 3 of ")
     printed = barreleye("train --text fish.txt --embed-std 5 --out other/loud", *TINY[1:])
     told = barreleye("doctor other/loud")
     lines = told.splitlines()

@@ -43,6 +43,8 @@ def test_what_a_timeline_found_stays_what_it_was(run: Run) -> None:
         then = look(run, ASKED, step)
         for name in ("hook_pos_embed", "blocks.0.attn.hook_result", "blocks.1.hook_resid_pre_grad"):
             assert torch.equal(views[step][name], then[name]), (step, name)
+        names = [[name for name, _ in view.model.named_parameters()] for view in (views[step], then)]
+        assert names[0] == names[1]  # the embedding is the output head in both
 
 
 def test_a_timeline_under_edits_and_by_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

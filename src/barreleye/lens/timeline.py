@@ -10,6 +10,7 @@ from torch import Tensor
 from barreleye.lens.edits import Edits, edit
 from barreleye.lens.subject import Subject, Text, Who, encode, run_of, subject_of
 from barreleye.lens.view import View
+from barreleye.model.transformer import Transformer
 
 T = TypeVar("T")
 
@@ -33,10 +34,18 @@ def timeline(
     first, found = subject_of(run, run.snapshots()[0]), {}
     ids = encode(first, text, chat)
     for step in run.snapshots():
-        model = copy.deepcopy(first.model)  # sooner than one with fresh weights that are not needed
-        model.load_state_dict(run.load_weights(step))
+        model = _with_weights(first.model, run.load_weights(step))
         found[step] = what(edit(first._replace(model=model), ids, edits or {}, names=names))
     return found
+
+
+def _with_weights(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+    """A model of its own, sooner than by building one: its initial weights would take longer than all else."""
+    own = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    own.load_state_dict(weights, assign=True)
+    if model.config.tie_embeddings:
+        own.unembed.weight = own.embed.weight
+    return own
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from barreleye.config import ModelConfig, Sampling
 from barreleye.data.chat_template import IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
 
+SMALL = 2**26  # weights: a quarter of a gigabyte
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # as tokenizers of other houses call it
 
@@ -167,7 +168,7 @@ def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str,
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Their name -> shape of every tensor that a model of this configuration has; takes no memory."""
+    """Their name -> shape of every tensor that a model of this configuration has; takes little memory."""
     # The mapping over placeholders tells where each of our tensors goes.
     with torch.device("meta"):
         placeholders = to_huggingface({name: torch.empty(shape) for name, shape in our_shapes(config).items()}, config)
@@ -178,7 +179,13 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     from barreleye.model.transformer import Transformer
 
-    with torch.device("meta"):
+    # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
+    # seconds. What is small is sooner built.
+    widest = max(
+        config.vocab_size, config.context_length, config.d_ff, (config.n_heads + 2 * config.kv_heads) * config.d_head
+    )
+    small = widest * max(config.d_model, config.d_head) * config.n_layers < SMALL
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
 

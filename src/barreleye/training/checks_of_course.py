@@ -13,12 +13,15 @@ USUAL_UPDATE = 0.005, 0.02  # of the weights of the blocks, at the highest rate;
 LARGE_UPDATE = 0.03
 MOVED = 0.5  # of their length that the weights of the blocks go in a whole training; usually once or several times it
 DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003
+STRONG_DECAY = 1.0  # below it, what takes so much off is the rate; usually 0.01 to 0.1
 
 
 def decay_too_high(r: Record) -> Finding | None:
     config = r.config.train
     decayed = config.learning_rate * config.weight_decay
-    if decayed < DECAYED or r.progress < 0.3 or len(r.losses) < ENOUGH or not r.falls_short:
+    if decayed < DECAYED or config.weight_decay < STRONG_DECAY or len(r.losses) < ENOUGH:
+        return None
+    if r.progress < 0.3 or not r.falls_short:
         return None
     return Finding(
         "weight decay too high",
