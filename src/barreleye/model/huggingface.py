@@ -14,7 +14,7 @@ from barreleye.config import ModelConfig, Sampling
 from barreleye.data.chat_template import IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
 
-SMALL = 2**26  # weights: a quarter of a gigabyte
+SMALL = 2**24  # weights, about twice the fish
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # as tokenizers of other houses call it
 
@@ -181,10 +181,9 @@ def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
     # seconds. What is small is sooner built.
-    widest = max(
-        config.vocab_size, config.context_length, config.d_ff, (config.n_heads + 2 * config.kv_heads) * config.d_head
-    )
-    small = widest * max(config.d_model, config.d_head) * config.n_layers < SMALL
+    heads = (config.n_heads + 2 * config.kv_heads) * config.d_head
+    rows = config.vocab_size + config.context_length + config.n_layers * (heads + config.d_ff)
+    small = rows * max(config.d_model, config.d_head) < SMALL
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
         return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
