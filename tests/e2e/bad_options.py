@@ -146,7 +146,7 @@ TALKS = [
     ),
     Case("export text", "Missing argument 'FORMAT'"),
     Case("export text ggfu", "there is no format 'ggfu'; did you mean 'gguf'?"),
-    Case("export text pickle", "there is no format 'pickle'; there are: gguf, onnx, plain"),
+    Case("export text pickle", "there is no format 'pickle'; there are: huggingface, gguf, onnx, plain"),
     Case("export nobody plain", "there is no run at 'nobody'"),
     Case("export check nobody", "there is no run at 'nobody'"),
     Case("export check text --int8", "export check writes every format and keeps none; leave out its options"),
