@@ -290,20 +290,20 @@ def list_runs(folder: Path = RUNS) -> list[Run]:
     return sorted(runs, key=lambda run: (run.path / "config.toml").stat().st_mtime, reverse=True)
 
 
-def check_free(path: Path) -> None:
-    """Raises ValueError where a new run cannot be made. What one left that was killed before its first save is made
-    anew: it had learned nothing."""
+def check_free(path: Path, option: str = "--out") -> None:
+    """Raises ValueError where a new run cannot be made, naming the option that says where. What one left that was
+    killed before its first save is made anew: it had learned nothing."""
     learned = any("loss" in line for line in json_lines(path / "metrics.jsonl"))
     begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
-        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another {option}")
     if _is_imported(path):
-        raise ValueError(f"{path} already holds a model that was imported; choose another name, or remove it")
+        raise ValueError(f"{path} already holds a model that was imported; remove it, or choose another {option}")
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; choose another --out")
+        raise ValueError(f"{path} is a file; choose another {option}")
     there = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL} if path.is_dir() else set()
     if others := there - OWN:
-        raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another --out")
+        raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another {option}")
 
 
 def _is_imported(path: Path) -> bool:

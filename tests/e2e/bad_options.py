@@ -144,18 +144,6 @@ TALKS = [
     Case(
         "chat chat --engine foo --prompt hi", "there is no engine 'foo'; choose one of: auto, fast, int8, torch, plain"
     ),
-    Case("export text", "Missing argument 'FORMAT'"),
-    Case("export text ggfu", "there is no format 'ggfu'; did you mean 'gguf'?"),
-    Case("export text pickle", "there is no format 'pickle'; there are: huggingface, gguf, onnx, plain"),
-    Case("export nobody plain", "there is no run at 'nobody'"),
-    Case("export check nobody", "there is no run at 'nobody'"),
-    Case("export check text --int8", "export check writes every format and keeps none; leave out its options"),
-    Case("export text gguf --int8", "--int8 is for onnx; leave it out"),
-    Case("export text onnx --quantize f16", "--quantize is for gguf; leave it out"),
-    Case("export text gguf --quantize q4_0", "--quantize cannot be 'q4_0'; choose one of: f32, f16, q8_0"),
-    Case("export text gguf --quantize q8_0", "q8_0 stores 32 weights at a time; d_model 8 is no multiple"),
-    Case("export text plain --out runs", "runs is there already; remove it, or choose another --out"),
-    Case("export text plain --out text.txt", "text.txt is there already"),
     Case("train fish --track tensorbord", "there is no tracker 'tensorbord'; did you mean 'tensorboard'?"),
     Case("chat chat --max-tokens 3", "No such option: --max-tokens"),
     Case("chat chat", "standard input is not UTF-8", stdin=b"\xff\xfe\n"),

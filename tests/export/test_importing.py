@@ -120,13 +120,19 @@ def test_every_verb_opens_an_imported_run() -> None:
         assert done.returncode == 2 and done.stderr.count("\n") == 1, (command, done.stderr)
 
 
+def test_a_run_is_called_as_its_source_is() -> None:
+    save_model(Path("theirs"), "qwen2")
+    Path("theirs").rename("Qwen2.5-0.5B")
+    assert import_model("Qwen2.5-0.5B").name == "Qwen2.5-0.5B"
+
+
 def test_what_was_imported_is_not_written_over() -> None:
     save_model(Path("theirs"), "gpt2")
     assert import_model("theirs").path == Path("runs/theirs")
     weights = Path("runs/theirs/model/model.safetensors").read_bytes()
     save_model(Path("theirs"), "qwen2")
     for again in (lambda: import_model("theirs"), lambda: runs.check_free(Path("runs/theirs"))):
-        with pytest.raises(ValueError, match=r"runs/theirs already holds a model that was imported; choose another"):
+        with pytest.raises(ValueError, match=r"runs/theirs already holds a model that was imported; remove it"):
             again()
     assert Path("runs/theirs/model/model.safetensors").read_bytes() == weights
 

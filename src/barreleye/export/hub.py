@@ -80,7 +80,8 @@ def hub_errors(name: str) -> Iterator[Any]:
         response = getattr(error, "response", None) if isinstance(error, errors.HfHubHTTPError) else None
         if response is None:
             raise ValueError(
-                f"{name}: {endpoint} cannot be reached ({type(error).__name__}); check the connection, or give a folder"
+                f"{name}: {endpoint} cannot be reached ({type(error).__name__}); check the connection, "
+                "or the path where a folder is meant"
             ) from None
         missing = isinstance(error, errors.RepositoryNotFoundError) or response.status_code in (401, 403)
         hint = "; check the name, or log in: hf auth login" if missing else ""

@@ -51,8 +51,10 @@ def import_model(
     context_length: fewer positions than the model knows. Raises ValueError, in one line, for whatever cannot be read;
     nothing that is found is run.
     """
-    path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or Path(str(source)).stem)
-    runs.check_free(path)
+    if not str(source):
+        raise ValueError("'' is neither a path nor a name on the Hub")
+    path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or name_of(Path(source)))
+    runs.check_free(path, "--name")
     place = locate(source)
     if text is not None and tokenizer is not None:
         raise ValueError("give --tokenizer or --text, not both")
@@ -66,6 +68,11 @@ def import_model(
         say("it is loaded as a model of text: barreleye generate")
     config = Config(DataConfig(kind="import", source=str(source)), found.config, TrainConfig(steps=0))
     return runs.create(path, config, found.tokenizer, None, found.weights)
+
+
+def name_of(source: Path) -> str:
+    """What a run of it is called. Names on the Hub may have dots: `Qwen2.5-0.5B`."""
+    return source.stem if source.suffix in CHECKPOINTS else source.resolve().name
 
 
 def locate(source: str | Path) -> Path:
