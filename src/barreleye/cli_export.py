@@ -62,13 +62,20 @@ def export(
 def check(run: str) -> None:
     import dataclasses
 
+    from rich.console import Console
+    from rich.progress import track
+
     from barreleye.export.check import check as compare
     from barreleye.files import to_json, write_file
     from barreleye.run import Run
     from barreleye.show import parity_table
 
     opened = Run(run)
-    rows = list(compare(opened))
+    console = Console(stderr=True)
+    asking = track(
+        compare(opened), "asking each program", console=console, transient=True, disable=not console.is_terminal
+    )
+    rows = list(asking)
     parity_table(opened.name, rows)
     (opened.path / "reports").mkdir(exist_ok=True)
     write_file(opened.path / "reports" / "export.json", to_json([dataclasses.asdict(row) for row in rows]))
