@@ -21,6 +21,7 @@ from barreleye.export.folder import whole_folder
 from barreleye.export.own_text import least_likely
 from barreleye.files import write_file
 from barreleye.model.huggingface import architecture, last_token, obstacles
+from barreleye.model.transformer import Transformer
 from barreleye.run import Run
 
 KINDS = ("f32", "f16", "q8_0")
@@ -54,15 +55,7 @@ def export_gguf(run: Run, out: Path, quantize: str = "f16") -> list[Path]:
         write_knobs(writer, config)
         writer.add_name(run.name)
         write_tokenizer(writer, tokenizer, vocabulary, end)
-        matrices = gguf.GGMLQuantizationType[quantize.upper()]
-        for name, tensor in to_gguf(model.state_dict(), config).items():
-            is_matrix = tensor.ndim == 2 and name != "position_embd.weight"
-            kind = matrices if is_matrix else gguf.GGMLQuantizationType.F32
-            writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_weights(writer, model, quantize)
         write_file(folder / "Modelfile", modelfile(file.name, config, tokenizer.chat).encode())
     return [out / file.name, out / "Modelfile"]
 
@@ -98,6 +91,21 @@ def write_knobs(writer: Any, config: ModelConfig) -> None:
         writer.add_key_length(config.d_head)
         writer.add_value_length(config.d_head)
         writer.add_vocab_size(config.vocab_size)
+
+
+def write_weights(writer: Any, model: Transformer, quantize: str) -> None:
+    """All tensors, and the end of the file."""
+    import gguf
+
+    matrices = gguf.GGMLQuantizationType[quantize.upper()]
+    for name, tensor in to_gguf(model.state_dict(), model.config).items():
+        is_matrix = tensor.ndim == 2 and name != "position_embd.weight"
+        kind = matrices if is_matrix else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def to_gguf(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
