@@ -16,7 +16,9 @@ from barreleye import run as runs
 from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.chat_template import CHAT_TEMPLATE, HOUSE
 from barreleye.export.importing import import_model
+from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.grow import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
 from foreign import GUPPY, NANOGPT, SHAPES, decoder, save_guppy, save_model, save_nanogpt, tokenizer
@@ -97,6 +99,32 @@ def test_fewer_positions(name: str) -> None:
     assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
     with pytest.raises(ValueError, match="--context-length 41: the model knows 40 positions"):
         import_model("theirs", "more", context_length=41)
+
+
+@torch.no_grad()
+def test_a_model_of_more_positions_than_any_of_ours() -> None:
+    theirs = save_model(Path("theirs"), "llama-mlp-biased-wide")
+    edit("theirs/config.json", max_position_embeddings=2**20)
+    with pytest.raises(ValueError, match="context_length must be at most 1000000"):
+        import_model("theirs", "ours")
+    tokens = torch.arange(16).view(1, 16)
+    assert_same_logits(import_model("theirs", "ours", context_length=16).load_model()(tokens), theirs(tokens).logits)
+
+
+def test_text_ends_where_the_model_ends_it() -> None:
+    save_model(Path("theirs"), "gpt2")
+    run = import_model("theirs", "ours")
+    model, end = run.load_model(), run.tokenizer.id_of("<|endoftext|>")
+    assert run.tokenizer.end_ids == {end}
+    with torch.no_grad():
+        model.ln_final.bias += 100 * model.embed.weight[end]  # it would say nothing else
+    assert "".join(generate(model, run.tokenizer, "a fish", 20)) == ""
+
+
+def test_an_imported_run_is_not_resumed() -> None:
+    save_model(Path("theirs"), "gpt2")
+    with pytest.raises(ValueError, match=r"runs/ours was imported, and has no training.*`--from runs/ours` begins one"):
+        resume(import_model("theirs", "ours"))
 
 
 def test_every_verb_opens_an_imported_run() -> None:
@@ -322,10 +350,10 @@ def test_a_nanogpt_of_gpt2_tokens_takes_them_from_a_folder() -> None:
     [
         (dict(model_args=dict(n_layer=2)), "n_head = None; it must be a whole number"),
         (dict(model_args=ARGS | dict(use_rmsnorm=True)), "a fork"),
-        (dict(model_args=ARGS | dict(n_layer=1)), "has more layers than the 1"),
+        (dict(model_args=ARGS | dict(n_layer=1)), "has a tensor"),
         (dict(model_args=ARGS | dict(block_size=10**6)), "is of shape"),
         (dict(model={}), "the weights lack 'transformer.wte.weight'"),
-        (dict(model={"transformer.wte.weight": torch.ones(14, 32).to_sparse()}), "is of shape"),
+        (dict(model={"transformer.wte.weight": torch.ones(14, 32).to_sparse()}), "_rebuild_sparse_tensor, of which no"),
         (dict(path=Path("x")), "nothing else in it is run"),
         (dict(model_args=1), "num_hidden_layers = None"),
         (dict(model_args=1, config=1), "as GuppyLM writes them"),
@@ -335,8 +363,21 @@ def test_a_nanogpt_that_does_not_fit(more: dict[str, Any], says: str) -> None:
     Path("input.txt").write_text(TEXT)
     save_nanogpt(Path("theirs"), len(set(TEXT)), **more)
     with pytest.raises(ValueError, match=says) as refusal:
-        import_model("theirs", "ours", text="input.txt")
+        import_model("theirs", "ours", text=None if more.get("model_args") == 1 else "input.txt")
     assert "\n" not in str(refusal.value) and "theirs/ckpt.pt" in str(refusal.value)
+
+
+def test_options_that_a_checkpoint_has_no_use_for() -> None:
+    save_guppy(Path("theirs"), "hub")
+    Path("input.txt").write_text(TEXT)
+    with pytest.raises(ValueError, match="--text is for a nanoGPT"):
+        import_model("theirs", "ours", text="input.txt")
+    with pytest.raises(ValueError, match=r"--context-length 999: the model knows \d+ positions"):
+        import_model("theirs", "ours", context_length=999)
+    whole, short = import_model("theirs", "whole"), import_model("theirs", "short", context_length=8)
+    tokens = torch.arange(8).view(1, 8)
+    assert short.config.model.context_length == 8
+    assert torch.equal(short.load_model()(tokens), whole.load_model()(tokens))
 
 
 # GuppyLM -----------------------------------------------------------------------------------------------------------
