@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from barreleye.config import Config
-from barreleye.data.chat_format import Conversation
 from barreleye.data.chats import chat_line, read_chat_lines
 from barreleye.data.corpus import Corpus, parse_mix
 from barreleye.data.sheet import Persona
@@ -135,26 +134,32 @@ class Run:
         """Both sides of the split, as they were. Raises ValueError where they are damaged, or never were here."""
         if self.config.data.kind == "import":
             raise ValueError(f"{self.path} was imported, and what it learned from is not in it; this needs that")
+        report, files = self.split_report(), self.documents()
+        read = _read_side if self.config.data.kind == "text" else read_chat_lines
+        sides: dict[str, Any] = {side: read(file) for side, file in files.items()}
+        return Corpus(**sides, report=report, sheets=self.sheets())
+
+    def documents(self) -> dict[str, Path]:
+        """Side -> the file of its documents: chats as JSON lines, or text. Of those beside the split, the ones that are
+        there."""
+        ending = ".txt" if self.config.data.kind == "text" else ".jsonl"
+        files = {side: self.path / "data" / f"{side}{ending}" for side in ("train", "held_out", *UNSEEN)}
+        return {side: file for side, file in files.items() if side not in UNSEEN or file.exists()}
+
+    def split_report(self) -> dict[str, Any]:
+        """What was said when the documents were split. Raises ValueError where it is damaged or missing."""
         file = self.path / "data" / "report.json"
         try:
             report = json.loads(read_text(file))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{file}: is not JSON ({error}); the split is not known without it") from None
-        sides: list[Sequence[Conversation] | str] = []
-        for side in ("train", "held_out"):
-            documents = self.path / "data" / side
-            if self.config.data.kind == "text":
-                sides.append(_read_side(documents.with_suffix(".txt")))
-            else:
-                sides.append(read_chat_lines(documents.with_suffix(".jsonl")))
-        unseen = {side: file for side in UNSEEN if (file := self.path / "data" / f"{side}.jsonl").exists()}
-        return Corpus(
-            sides[0],
-            sides[1],
-            report,
-            sheets={file.stem: file.read_text(encoding="utf-8") for file in self._sheets()},
-            **{side: read_chat_lines(file) for side, file in unseen.items()},
-        )
+        if not isinstance(report, dict):
+            raise ValueError(f"{file}: is no report; the split is not known without it")
+        return report
+
+    def sheets(self) -> dict[str, str]:
+        """Character -> its sheet, as it was then; none for text and chats."""
+        return {file.stem: file.read_text(encoding="utf-8") for file in self._sheets()}
 
     def spelling(self) -> Spelling:
         """Mends slips in what a person types; a run without the words of its training mends nothing."""
