@@ -1,0 +1,54 @@
+/** The Source over the server: a run that lies on this machine. See `source.js`. */
+
+import { part } from "./api.js";
+import { decodeFrame } from "./frames.js";
+
+export class LiveSource {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {string} name of the run
+   */
+  constructor(api, name) {
+    this.api = api;
+    this.at = `/runs/${part(name)}`;
+  }
+
+  info() {
+    return this.api.get(this.at);
+  }
+
+  tokenize(text) {
+    return this.api.get(`${this.at}/tokens?text=${part(text)}`);
+  }
+
+  /** @param {import("./source.js").Look} request */
+  async look(request) {
+    const response = await this.api.send(`${this.at}/look`, given(request));
+    return decodeFrame(await response.arrayBuffer());
+  }
+
+  /** Whoever stops taking tokens stops the model too. @param {import("./source.js").Talk} request */
+  async *talk(request) {
+    const stop = new AbortController();
+    const response = await this.api.send(`${this.at}/talk`, given(request), stop.signal);
+    const lines = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    try {
+      for (;;) {
+        const { value, done } = await lines.read();
+        if (done) return;
+        const pieces = (rest + value).split("\n");
+        rest = pieces.pop();
+        for (const piece of pieces) yield JSON.parse(piece);
+      }
+    } finally {
+      lines.cancel().catch(() => {}); // already ended, perhaps
+      stop.abort();
+    }
+  }
+}
+
+/** Without what is not given, so that the server's defaults hold. */
+function given(request) {
+  return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null && value !== undefined));
+}
