@@ -1,0 +1,138 @@
+"""One page that holds a run: weights, tokenizer, the model in JavaScript, and rooms to talk and to look in.
+
+It is opened by a double click, and asks nothing of any network, which its Content-Security-Policy forbids. Matrices are
+in 8 bits, each row with a scale of its own; the rest is in float32.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from barreleye.config import Sampling
+from barreleye.export.joined import joined, static
+from barreleye.files import write_file
+from barreleye.inference import plain_text, plain_weights
+from barreleye.inference.plain import Array, Weights
+from barreleye.run import Run
+
+LARGEST = 127  # in int8, either side of zero
+LARGEST_PAGE = 500 * 2**20  # bytes; a browser's strings end at about as many characters
+EXAMPLE = {"chat": "Hello! Who are you?", "text": "Once upon a time"}
+
+
+def export_html(run: Run, out: Path, snapshots: int = 0) -> list[Path]:
+    """Write the page `out`, with as many moments of the training besides the newest weights; returns [out].
+
+    Raises ValueError where `out` is there already, for a model with a part of its own, and for what the page cannot
+    hold."""
+    if out.exists() or out.is_symlink():
+        raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    steps = moments(run, snapshots)
+    newest = max([*run.snapshots(), run.step])
+    shapes, data = pack(plain_weights.load_weights(run.weights_file(), run.config.model))
+    if 4 / 3 * len(data) * (len(steps) + 1) > LARGEST_PAGE:
+        raise ValueError(f"a page of {4 / 3 * len(data) * (len(steps) + 1) / 2**20:.0f} MiB is more than a browser opens")
+    table = described(run) | {"shapes": shapes, "steps": [*steps, newest]}
+    packed = {step: pack(plain_weights.load_weights(run.weights_file(step), run.config.model))[1] for step in steps}
+    text = page(table, packed | {newest: data})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, text.encode())
+    return [out]
+
+
+def moments(run: Run, count: int) -> list[int]:
+    """That many of the steps whose weights were kept, before the newest: the first one, and the others evenly."""
+    if count < 0:
+        raise ValueError(f"--snapshots must be at least 0, not {count}")
+    newest = max([*run.snapshots(), run.step])
+    kept = [step for step in run.snapshots() if step != newest]
+    if count > len(kept):
+        raise ValueError(f"{run.path} kept {len(kept)} snapshots before its newest weights, not {count}; give that many")
+    return [kept[round(i * (len(kept) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def described(run: Run) -> dict[str, Any]:
+    """What the page must know of the run. Raises ValueError for a tokenizer whose words are cut in another way than
+    GPT-2's."""
+    model = run.path / "model"
+    plain_text.PlainTokenizer(model / "tokenizer.json")  # reads what tokenizer.js does, and says what it does not
+    config, chat = run.config.model, run.tokenizer.chat
+    learned = run.config.data.kind != "text" and chat is not None
+    sampling = dataclasses.asdict(Sampling())
+    del sampling["seed"]
+    return {
+        "name": run.name,
+        "kind": "chat" if learned else "text",
+        "character": Path(run.config.data.source).stem if run.config.data.kind == "persona" else run.name,
+        "parameters": sum(map(math.prod, plain_weights.shapes_of(config).values())),
+        "config": dataclasses.asdict(config),
+        "sampling": sampling,
+        "tokenizer": json.loads((model / "tokenizer.json").read_text(encoding="utf-8")),
+        "chat": {"tidy": chat.tidy, "system": chat.system} if chat and learned else None,
+        "system": next(iter(run.characters), ""),
+        "example": EXAMPLE["chat" if learned else "text"],
+    }
+
+
+def pack(weights: Weights) -> tuple[dict[str, dict[str, Any]], bytes]:
+    """Weights as engine.js unpacks them, and their shapes: first all that is float32 (of a matrix its scales, one for
+    each row), then the matrices in int8; both in the order of the shapes."""
+    shapes, floats, matrices = {}, [], []
+    for name, array in weights.items():
+        is_matrix = array.ndim == 2 and name != "positions.weight"
+        shapes[name] = {"shape": list(array.shape), "int8": is_matrix}
+        if is_matrix:
+            rounded, scales = quantized(array)
+            floats.append(scales)
+            matrices.append(rounded)
+        else:
+            floats.append(array)
+    data = b"".join([*(x.astype("<f4").tobytes() for x in floats), *(x.tobytes() for x in matrices)])
+    return shapes, data
+
+
+def quantized(matrix: Array) -> tuple[Array, Array]:
+    """A matrix in int8, and the scale of each row. Raises ValueError for numbers that are none."""
+    if not np.isfinite(matrix).all():
+        raise ValueError("the weights are not all finite numbers; the training went wrong (`barreleye doctor RUN`)")
+    scales = (np.abs(matrix).max(1) / LARGEST).astype(np.float32)
+    rounded = np.rint(matrix / np.where(scales == 0, 1, scales)[:, None])
+    return rounded.astype(np.int8), scales
+
+
+def page(table: dict[str, Any], packed: dict[int, bytes]) -> str:
+    """The page as text: code and style by their hashes, everything else as data that nothing runs."""
+    style = (static() / "studio.css").read_text(encoding="utf-8")
+    script = joined("file.js")
+    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'"
+    about = f"{table['parameters']:,} parameters, {table['steps'][-1]:,} steps: a language model in one file"
+    weights = "\n".join(
+        f'<script type="application/octet-stream" id="weights-{step}">{base64.b64encode(data).decode()}</script>'
+        for step, data in packed.items()
+    )
+    filled = {
+        "policy": policy + "; form-action 'none'",
+        "title": html.escape(table["name"]),
+        "about": about,
+        "style": style,
+        "table": json.dumps(table, ensure_ascii=False).replace("<", "\\u003c"),
+        "weights": weights,
+        "script": script,
+    }
+    text = (static() / "file.html").read_text(encoding="utf-8")
+    for name, value in filled.items():
+        before, mark, after = text.partition("{" + name + "}")
+        assert mark, name
+        text = before + value + after
+    return text
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

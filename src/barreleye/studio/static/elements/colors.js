@@ -1,0 +1,62 @@
+/**
+ * Numbers as colors. The ramps rise in lightness alone (from the page's own to its opposite), so that they read the same
+ * to color-blind eyes and in gray; the two-sided ones go to blue and to orange.
+ */
+
+const RAMPS = {
+  light: ["#ffffff", "#dcebf5", "#9fcbe3", "#4d97c3", "#1c5f94", "#0a2f5c"],
+  dark: ["#121a22", "#17394f", "#1d6480", "#3c96a0", "#8fc9a8", "#f6f2b4"],
+};
+const BOTH = {
+  light: ["#8a3c00", "#e08a3c", "#ffffff", "#5b9bd0", "#0d4a86"],
+  dark: ["#ffb469", "#a85e1e", "#121a22", "#2d6ea3", "#8cc8ff"],
+};
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+/** Calls back when light becomes dark or the other way, for as long as the element is in the page. */
+export function onTheme(element, redraw) {
+  const call = () => element.isConnected && redraw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", call);
+  new MutationObserver(call).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+}
+
+/** Red, green, blue of a share from 0 to 1. */
+export function sequential(share) {
+  return between(RAMPS[isDark() ? "dark" : "light"], share);
+}
+
+/** Red, green, blue of a number from -1 to 1. */
+export function diverging(number) {
+  return between(BOTH[isDark() ? "dark" : "light"], (number + 1) / 2);
+}
+
+/** For CSS, with an ink that can be read on it. */
+export function css(rgb) {
+  return `rgb(${rgb.map(Math.round).join(" ")})`;
+}
+
+export function inkOn([red, green, blue]) {
+  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#10202c" : "#ffffff";
+}
+
+/** Paints an element's background with a share from 0 to 1. */
+export function heat(element, share) {
+  const color = sequential(share);
+  element.style.setProperty("--heat", css(color));
+  element.style.setProperty("--ink-on-heat", inkOn(color));
+}
+
+function between(ramp, share) {
+  const place = Math.min(Math.max(Number.isFinite(share) ? share : 0, 0), 1) * (ramp.length - 1);
+  const low = Math.min(Math.floor(place), ramp.length - 2);
+  const [from, to] = [rgb(ramp[low]), rgb(ramp[low + 1])];
+  return from.map((value, i) => value + (to[i] - value) * (place - low));
+}
+
+function rgb(hex) {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+}

@@ -1,0 +1,211 @@
+/** Look: any text, every head, and what changes when some are switched off. */
+
+import { AttentionWall } from "./elements/attention-wall.js";
+import { define, make, tell } from "./elements/define.js";
+import { HeadView } from "./elements/head-view.js";
+import { LensGrid } from "./elements/lens-grid.js";
+import { ProbabilityBars } from "./elements/probability-bars.js";
+import { TokenRow } from "./elements/token-row.js";
+import { headAddress } from "./edits.js";
+import { softmax } from "./engine.js";
+
+define("be-attention-wall", AttentionWall);
+define("be-head-view", HeadView);
+define("be-lens-grid", LensGrid);
+define("be-probability-bars", ProbabilityBars);
+define("be-token-row", TokenRow);
+
+const WAIT = 120; // milliseconds after a key, before the text is read
+const AS_LEARNED = { temperature: 1, top_k: 0, top_p: 1, repetition_penalty: 1 };
+const GREEDY = { ...AS_LEARNED, temperature: 0 };
+
+export class LookRoom {
+  /**
+   * @param {object} source a Source
+   * @param {object} info what its info() tells, and an `example` to begin with
+   */
+  constructor(source, info) {
+    this.source = source;
+    this.info = info;
+    this.isChat = info.kind === "chat";
+    this.step = info.steps.at(-1);
+    this.off = new Set();
+    this.head = { layer: 0, head: 0 };
+    this.position = null; // null: the last one
+    this.ids = null;
+    this.asked = 0;
+    this.replies = new Map();
+    this.#build();
+  }
+
+  show() {
+    this.#update();
+  }
+
+  goTo(step) {
+    this.step = step;
+  }
+
+  /** Ids that were opened elsewhere are read here. */
+  take({ ids }) {
+    this.ids = ids;
+    this.position = null;
+  }
+
+  #build() {
+    this.text = make("textarea", { rows: 2, class: "be-text", "aria-label": "the text that is read" });
+    this.text.value = this.info.example;
+    this.text.addEventListener("input", () => {
+      this.ids = null;
+      this.position = null;
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.#update(), WAIT);
+    });
+    this.asTurn = make("input", { type: "checkbox" });
+    this.asTurn.checked = this.isChat;
+    this.asTurn.addEventListener("change", () => {
+      this.ids = null;
+      this.#update();
+    });
+    const asTurn = make("label", { class: "be-check" }, this.asTurn, `said to ${this.info.character}`);
+    asTurn.hidden = !this.isChat;
+    this.problem = make("p", { class: "be-problem", role: "alert", hidden: true });
+    this.row = make("be-token-row");
+    this.row.addEventListener("pick", (event) => this.#choose(event.detail.index));
+    this.after = make("h3");
+    this.bars = make("be-probability-bars");
+    this.reply = make("p", { class: "be-reply" });
+    this.replyOff = make("p", { class: "be-reply be-changed" });
+    this.wall = make("be-attention-wall");
+    this.wall.addEventListener("open", (event) => this.#openHead(event.detail));
+    this.wall.addEventListener("switch", (event) => this.#switch(event.detail));
+    this.allOn = make("button", { type: "button", class: "be-plain", onclick: () => this.#switchOn() }, "all on");
+    this.view = make("be-head-view");
+    this.view.addEventListener("switch", (event) => this.#switch(event.detail));
+    this.view.addEventListener("query", (event) => this.#choose(event.detail.position));
+    this.lens = make("be-lens-grid");
+    this.lens.addEventListener("pick", (event) => this.#choose(event.detail.index));
+    this.lensBox = make("details", {}, make("summary", {}, "Logit lens: what it would say after each block"), this.lens);
+    this.lensBox.addEventListener("toggle", () => this.#update());
+    const wallTop = make("div", { class: "be-head-top" }, make("h3", {}, "Attention, layer.head"), this.allOn);
+    const wallNote = "Each row is a token that looks, each column one that it may look at. The switch under a head takes it out.";
+    this.element = make(
+      "div",
+      { class: "be-look" },
+      make("div", { class: "be-card be-wide" }, this.text, asTurn, this.problem, this.row, this.#legend()),
+      make("div", { class: "be-card" }, wallTop, make("p", { class: "be-note" }, wallNote), this.wall),
+      make("div", { class: "be-card" }, this.after, this.bars, this.reply, this.replyOff),
+      make("div", { class: "be-card be-wide" }, this.view),
+      make("div", { class: "be-card be-wide" }, this.lensBox),
+    );
+  }
+
+  #legend() {
+    return make("p", { class: "be-note" }, "The darker a token (in the dark: the brighter), the less the model expected it. Choose one to see what it expected after it.");
+  }
+
+  #choose(position) {
+    this.position = position;
+    this.#update();
+  }
+
+  #openHead(head) {
+    this.head = head;
+    this.#update();
+  }
+
+  #switch({ layer, head }) {
+    const name = `${layer}.${head}`;
+    if (!this.off.delete(name)) this.off.add(name);
+    this.#update();
+  }
+
+  #switchOn() {
+    this.off.clear();
+    this.#update();
+  }
+
+  /** What is asked of the Source. */
+  #request(off) {
+    const text = this.text.value;
+    const said = this.isChat && this.asTurn.checked && !this.ids;
+    return {
+      text: said || this.ids ? null : text,
+      turns: said ? [{ role: "user", content: text }] : null,
+      ids: this.ids,
+      step: this.step,
+      off,
+    };
+  }
+
+  async #update() {
+    const asked = ++this.asked;
+    const off = [...this.off].map((name) => headAddress(...name.split(".").map(Number)));
+    try {
+      const plain = this.#request([]);
+      const edited = this.#request(off);
+      const glance = await this.source.look({ ...edited, want: ["pattern"] });
+      if (asked !== this.asked) return;
+      const { tokens, loss } = glance.header;
+      const position = Math.min(this.position ?? tokens.length - 1, tokens.length - 1);
+      const { arrays: now } = await this.source.look({ ...edited, want: ["logits"], position });
+      const before = off.length ? await this.source.look({ ...plain, want: ["logits"], position }) : null;
+      const { arrays: stages } = await this.source.look({ ...edited, want: ["stages"], ...this.head });
+      if (asked !== this.asked) return;
+      this.problem.hidden = true;
+      this.row.data = { tokens, loss, selected: position };
+      this.wall.data = { pattern: glance.arrays.pattern, selected: this.head, off: this.off };
+      this.#drawProbabilities(tokens[position], position, now.logits.data, before?.arrays.logits.data);
+      this.allOn.hidden = off.length === 0;
+      const isOff = this.off.has(`${this.head.layer}.${this.head.head}`);
+      this.view.data = { tokens, ...this.head, ...stages, off: isOff, query: position };
+      if (this.lensBox.open) await this.#drawLens(edited, position);
+      tell(this.element, "shown");
+      await this.#drawReplies(asked, plain, off);
+    } catch (error) {
+      if (asked !== this.asked) return;
+      this.problem.textContent = error.message;
+      this.problem.hidden = false;
+      tell(this.element, "shown");
+    }
+  }
+
+  #drawProbabilities({ text }, position, logits, before) {
+    this.after.textContent = `After ${text} (position ${position})`;
+    const entries = Array.from(logits, (logit, id) => ({ id, logit, text: this.source.tokenText(id) }));
+    const compared = before ? new Map([...softmax(before, before.length).entries()]) : undefined;
+    this.bars.data = { entries, sampling: AS_LEARNED, sliders: false, before: compared };
+  }
+
+  async #drawLens(request, position) {
+    const { header, arrays } = await this.source.look({ ...request, want: ["lens"] });
+    this.lens.data = {
+      tokens: header.tokens,
+      lens: header.lens,
+      probability: arrays.lens_probability,
+      selected: position,
+    };
+  }
+
+  /** What it would reply, always taking the likeliest token: with all heads on, and with some off. */
+  async #drawReplies(asked, { turns, text }, off) {
+    const said = turns ?? (this.isChat || !text ? null : [{ role: "user", content: text }]);
+    this.reply.hidden = !said;
+    this.replyOff.hidden = !said || off.length === 0;
+    if (!said) return;
+    const lines = [[this.reply, []]];
+    if (off.length) lines.push([this.replyOff, off]);
+    for (const [line, without] of lines) {
+      const key = JSON.stringify([said, this.step, without]);
+      const label = make("b", {}, without.length ? `with ${without.length} off: ` : "it goes on: ");
+      const words = document.createTextNode(this.replies.get(key) ?? "");
+      line.replaceChildren(label, words);
+      if (this.replies.has(key)) continue;
+      for await (const piece of this.source.talk({ turns: said, step: this.step, off: without, sampling: GREEDY, seed: 1 })) {
+        if (asked !== this.asked) return;
+        words.data += piece.text;
+      }
+      this.replies.set(key, words.data);
+    }
+  }
+}
