@@ -74,9 +74,3 @@ export function latest(work) {
     }
   };
 }
-
-/** Where a head is switched off: what it gathered, before it adds to the stream. `name`: "layer.head". */
-export function headOff(name) {
-  const [layer, head] = name.split(".");
-  return `blocks.${layer}.attn.hook_z[head=${head}]`;
-}
