@@ -71,7 +71,7 @@ export class LookRoom {
     asTurn.hidden = !this.isChat;
     this.problem = make("p", { class: "be-problem", role: "alert", hidden: true });
     this.row = make("be-token-row");
-    this.row.addEventListener("pick", (event) => this.#choose(event.detail.index));
+    this.row.addEventListener("pick", (event) => this.choose(event.detail.index));
     this.after = make("h3");
     this.bars = make("be-probability-bars");
     this.reply = make("p", { class: "be-reply" });
@@ -82,9 +82,9 @@ export class LookRoom {
     this.allOn = make("button", { type: "button", class: "be-plain", onclick: () => this.#switchOn() }, "all on");
     this.view = make("be-head-view");
     this.view.addEventListener("switch", (event) => this.#switch(event.detail));
-    this.view.addEventListener("query", (event) => this.#choose(event.detail.position));
+    this.view.addEventListener("query", (event) => this.choose(event.detail.position));
     this.lens = make("be-lens-grid");
-    this.lens.addEventListener("pick", (event) => this.#choose(event.detail.index));
+    this.lens.addEventListener("pick", (event) => this.choose(event.detail.index));
     this.lensBox = make("details", {}, make("summary", {}, "Logit lens: what it would say after each block"), this.lens);
     this.lensBox.addEventListener("toggle", () => this.#update());
     const wallTop = make("div", { class: "be-head-top" }, make("h3", {}, "Attention, layer.head"), this.allOn);
@@ -100,11 +100,19 @@ export class LookRoom {
     );
   }
 
+  /** More of what was looked at last, for views that stand beside the room. */
+  async lookAlso(want, k) {
+    const request = { ...this.#request(this.#switchedOff()), want, k, position: this.position ?? undefined };
+    const glance = await this.source.look(request);
+    return { ...glance, position: this.position ?? glance.header.tokens.length - 1 };
+  }
+
   #legend() {
     return make("p", { class: "be-note" }, "The darker a token (in the dark: the brighter), the less the model expected it. Choose one to see what it expected after it.");
   }
 
-  #choose(position) {
+  /** The token after which one looks. */
+  choose(position) {
     this.position = position;
     this.#update();
   }
@@ -118,6 +126,10 @@ export class LookRoom {
     const name = `${layer}.${head}`;
     if (!this.off.delete(name)) this.off.add(name);
     this.#update();
+  }
+
+  #switchedOff() {
+    return [...this.off].map((name) => headAddress(...name.split(".").map(Number)));
   }
 
   #switchOn() {
@@ -140,26 +152,29 @@ export class LookRoom {
 
   async #update() {
     const asked = ++this.asked;
-    const off = [...this.off].map((name) => headAddress(...name.split(".").map(Number)));
+    const off = this.#switchedOff();
     try {
       const plain = this.#request([]);
       const edited = this.#request(off);
-      const glance = await this.source.look({ ...edited, want: ["pattern"] });
+      const position = this.position ?? undefined; // the last one
+      const want = ["pattern", "stages", "logits", ...(this.lensBox.open ? ["lens"] : [])];
+      // One request: each is a pass of its own where the source is a server.
+      const [{ header, arrays }, before] = await Promise.all([
+        this.source.look({ ...edited, want, position, ...this.head }),
+        off.length ? this.source.look({ ...plain, want: ["logits"], position }) : null,
+      ]);
       if (asked !== this.asked) return;
-      const { tokens, loss } = glance.header;
-      const position = Math.min(this.position ?? tokens.length - 1, tokens.length - 1);
-      const { arrays: now } = await this.source.look({ ...edited, want: ["logits"], position });
-      const before = off.length ? await this.source.look({ ...plain, want: ["logits"], position }) : null;
-      const { arrays: stages } = await this.source.look({ ...edited, want: ["stages"], ...this.head });
-      if (asked !== this.asked) return;
+      const { tokens, loss } = header;
+      const chosen = position ?? tokens.length - 1;
       this.problem.hidden = true;
-      this.row.data = { tokens, loss, selected: position };
-      this.wall.data = { pattern: glance.arrays.pattern, selected: this.head, off: this.off };
-      this.#drawProbabilities(tokens[position], position, now.logits.data, before?.arrays.logits.data);
+      this.row.data = { tokens, loss, selected: chosen };
+      this.wall.data = { pattern: arrays.pattern, selected: this.head, off: this.off };
+      this.#drawProbabilities(tokens[chosen], chosen, arrays.logits.data, before?.arrays.logits.data);
       this.allOn.hidden = off.length === 0;
       const isOff = this.off.has(`${this.head.layer}.${this.head.head}`);
-      this.view.data = { tokens, ...this.head, ...stages, off: isOff, query: position };
-      if (this.lensBox.open) await this.#drawLens(edited, position);
+      const pattern = patternOf(arrays.pattern, this.head);
+      this.view.data = { tokens, ...this.head, ...arrays, pattern, off: isOff, query: chosen };
+      if (this.lensBox.open) this.#drawLens(header, arrays, chosen);
       tell(this.element, "shown");
       await this.#drawReplies(asked, plain, off);
     } catch (error) {
@@ -177,8 +192,7 @@ export class LookRoom {
     this.bars.data = { entries, sampling: AS_LEARNED, sliders: false, before: compared };
   }
 
-  async #drawLens(request, position) {
-    const { header, arrays } = await this.source.look({ ...request, want: ["lens"] });
+  #drawLens(header, arrays, position) {
     this.lens.data = {
       tokens: header.tokens,
       lens: header.lens,
@@ -208,4 +222,10 @@ export class LookRoom {
       this.replies.set(key, words.data);
     }
   }
+}
+
+/** One head's, of those of all. */
+function patternOf({ shape: [, heads, n], data }, { layer, head }) {
+  const at = (layer * heads + head) * n * n;
+  return { shape: [n, n], data: data.subarray(at, at + n * n) };
 }

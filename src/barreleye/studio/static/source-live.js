@@ -11,6 +11,8 @@ export class LiveSource {
   constructor(api, name) {
     this.api = api;
     this.at = `/runs/${part(name)}`;
+    /** @type {Map<number, string>} the texts of the tokens that were met, by their ids */
+    this.texts = new Map();
   }
 
   info() {
@@ -24,7 +26,18 @@ export class LiveSource {
   /** @param {import("./source.js").Look} request */
   async look(request) {
     const response = await this.api.send(`${this.at}/look`, given(request));
-    return decodeFrame(await response.arrayBuffer());
+    const glance = decodeFrame(await response.arrayBuffer());
+    this.#remember([glance.header.tokens, ...glance.header.top]);
+    return glance;
+  }
+
+  /** The text of a token for the eye, of those that were met. */
+  tokenText(id) {
+    return this.texts.get(id) ?? `token ${id}`;
+  }
+
+  #remember(rows) {
+    for (const row of rows) for (const { id, text } of row) this.texts.set(id, text);
   }
 
   /** Whoever stops taking tokens stops the model too. @param {import("./source.js").Talk} request */
@@ -39,7 +52,11 @@ export class LiveSource {
         if (done) return;
         const pieces = (rest + value).split("\n");
         rest = pieces.pop();
-        for (const piece of pieces) yield JSON.parse(piece);
+        for (const piece of pieces) {
+          const said = JSON.parse(piece);
+          this.#remember([said.top ?? []]);
+          yield said;
+        }
       }
     } finally {
       lines.cancel().catch(() => {}); // already ended, perhaps

@@ -5,10 +5,10 @@ import { define, make } from "./elements/define.js";
 import { DataRoom } from "./rooms/data.js";
 import { emptyRoom, whyEmpty } from "./rooms/empty.js";
 import { LearningRoom } from "./rooms/learning.js";
-import { LookRoom } from "./rooms/look.js";
+import { LookHere } from "./rooms/look.js";
 import { RunsRoom } from "./rooms/runs.js";
-import { TalkRoom } from "./rooms/talk.js";
-import { TimeRoom } from "./rooms/time.js";
+import { TalkHere } from "./rooms/talk.js";
+import { TimeHere } from "./rooms/time.js";
 import { TourRoom } from "./rooms/tour.js";
 import { LiveSource } from "./source-live.js";
 import { startTheme } from "./theme.js";
@@ -16,9 +16,9 @@ import { startTheme } from "./theme.js";
 const ROOMS = {
   runs: { label: "Runs", element: RunsRoom, needs: [] },
   learning: { label: "Learning", element: LearningRoom, needs: ["run"] },
-  talk: { label: "Talk", element: TalkRoom, needs: ["run", "weights"] },
-  look: { label: "Look", element: LookRoom, needs: ["run", "weights"] },
-  time: { label: "Time", element: TimeRoom, needs: ["run", "weights", "snapshots"] },
+  talk: { label: "Talk", element: TalkHere, needs: ["run", "weights"] },
+  look: { label: "Look", element: LookHere, needs: ["run", "weights"] },
+  time: { label: "Time", element: TimeHere, needs: ["run", "weights", "snapshots"] },
   data: { label: "Data", element: DataRoom, needs: ["run"] },
   tour: { label: "Tour", element: TourRoom, needs: ["run", "weights"] },
 };

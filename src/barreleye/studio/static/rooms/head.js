@@ -1,0 +1,34 @@
+/** The top of a room: what it is for, and of which run. */
+
+import { make } from "../elements/define.js";
+
+/**
+ * @param {object} run its entry in the list
+ * @param {import("../source.js").Info} info
+ * @param {string} title
+ * @param {string} words
+ */
+export function roomHead(run, info, title, words) {
+  const { config } = info;
+  const about = [
+    `${count(info.parameters)} parameters`,
+    `${config.n_layers} layers of ${config.n_heads} heads`,
+    `width ${config.d_model}`,
+    `sees ${config.context_length} tokens`,
+    ...(run.state === "learning" ? [`still learning, step ${run.step} of ${run.steps}`] : []),
+  ];
+  const line = make("p", { class: "be-note" }, `${info.name}: ${about.join(" · ")}`);
+  return make("header", { class: "st-head" }, make("h1", {}, title), make("p", {}, words), line);
+}
+
+/** 9,123,456 as 9.1 million. */
+export function count(n) {
+  if (n >= 1e9) return `${(n / 1e9).toFixed(1)} billion`;
+  if (n >= 1e6) return `${(n / 1e6).toFixed(1)} million`;
+  return n.toLocaleString("en");
+}
+
+/** What one may begin with. */
+export function exampleOf(info) {
+  return info.kind === "chat" ? "do you like living in the dark?" : "Once upon a time";
+}
