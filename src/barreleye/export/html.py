@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def export_html(run: Run, out: Path, snapshots: int = 0) -> list[Path]:
     newest = max([*run.snapshots(), run.step])
     shapes, data = pack(plain_weights.load_weights(run.weights_file(), run.config.model))
     if 4 / 3 * len(data) * (len(steps) + 1) > LARGEST_PAGE:
-        raise ValueError(f"a page of {4 / 3 * len(data) * (len(steps) + 1) / 2**20:.0f} MiB is more than a browser opens")
+        raise ValueError(
+            f"a page of {4 / 3 * len(data) * (len(steps) + 1) / 2**20:.0f} MiB is more than a browser opens"
+        )
     table = described(run) | {"shapes": shapes, "steps": [*steps, newest]}
     packed = {step: pack(plain_weights.load_weights(run.weights_file(step), run.config.model))[1] for step in steps}
     text = page(table, packed | {newest: data})
@@ -54,7 +57,9 @@ def moments(run: Run, count: int) -> list[int]:
     newest = max([*run.snapshots(), run.step])
     kept = [step for step in run.snapshots() if step != newest]
     if count > len(kept):
-        raise ValueError(f"{run.path} kept {len(kept)} snapshots before its newest weights, not {count}; give that many")
+        raise ValueError(
+            f"{run.path} kept {len(kept)} snapshots before its newest weights, not {count}; give that many"
+        )
     return [kept[round(i * (len(kept) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
@@ -117,7 +122,7 @@ def page(table: dict[str, Any], packed: dict[int, bytes]) -> str:
         f'<script type="application/octet-stream" id="weights-{step}">{base64.b64encode(data).decode()}</script>'
         for step, data in packed.items()
     )
-    filled = {
+    filled: dict[str, str] = {
         "policy": policy + "; form-action 'none'",
         "title": html.escape(table["name"]),
         "about": about,
@@ -127,11 +132,7 @@ def page(table: dict[str, Any], packed: dict[int, bytes]) -> str:
         "script": script,
     }
     text = (static() / "file.html").read_text(encoding="utf-8")
-    for name, value in filled.items():
-        before, mark, after = text.partition("{" + name + "}")
-        assert mark, name
-        text = before + value + after
-    return text
+    return re.sub(r"\{(\w+)\}", lambda mark: filled[mark[1]], text)
 
 
 def _hash(text: str) -> str:

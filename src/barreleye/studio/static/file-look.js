@@ -211,7 +211,7 @@ export class LookRoom {
     if (off.length) lines.push([this.replyOff, off]);
     for (const [line, without] of lines) {
       const key = JSON.stringify([said, this.step, without]);
-      const label = make("b", {}, without.length ? `with ${without.length} off: ` : "it goes on: ");
+      const label = make("b", {}, without.length ? `with ${without.length} off: ` : this.isChat ? "it replies: " : "it goes on: ");
       const words = document.createTextNode(this.replies.get(key) ?? "");
       line.replaceChildren(label, words);
       if (this.replies.has(key)) continue;

@@ -1,5 +1,6 @@
 /** The exported page: Talk and Look over the weights that are in it, and Time where there are several moments of them. */
 
+import { penalize, probabilities, randomNumbers, sample } from "./sampling.js";
 import { EmbeddedSource } from "./source-embedded.js";
 import { TalkRoom } from "./file-talk.js";
 import { LookRoom } from "./file-look.js";
@@ -59,7 +60,7 @@ function start() {
     document.documentElement.dataset.theme = dark ? "light" : "dark";
   });
   // For whoever reads this page's source: everything the rooms use, at the console.
-  Object.assign(globalThis, { barreleye: { source, table, rooms } });
+  Object.assign(globalThis, { barreleye: { source, table, rooms, sampling: { penalize, probabilities, randomNumbers, sample } } });
   open("talk");
 }
 

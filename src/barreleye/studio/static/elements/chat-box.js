@@ -82,8 +82,7 @@ export class ChatBox extends HTMLElement {
     while (said.children.length > tokens.length) said.lastChild.remove();
     tokens.forEach((token, index) => {
       if (said.children.length <= index) {
-        const open = () => tell(this, "open", { turn, index });
-        said.append(make("button", { type: "button", class: "be-said", tabindex: index ? -1 : 0, onclick: open }));
+        said.append(this.#token(turn, index));
       }
       const button = said.children[index];
       const shown = token.text || "·"; // a part of a character whose rest comes later
@@ -91,6 +90,17 @@ export class ChatBox extends HTMLElement {
       const { opened } = this.#data;
       button.setAttribute("aria-pressed", String(opened?.turn === turn && opened?.index === index));
     });
+  }
+
+  /** A span, as a button would not break within a line as text does. */
+  #token(turn, index) {
+    const open = () => tell(this, "open", { turn, index });
+    const key = (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      open();
+    };
+    return make("span", { role: "button", class: "be-said", tabindex: index ? -1 : 0, onclick: open, onkeydown: key });
   }
 }
 

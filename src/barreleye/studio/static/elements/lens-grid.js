@@ -46,7 +46,15 @@ export class LensGrid extends HTMLElement {
     });
     const body = make("tbody", {}, ...lines.reverse());
     const foot = make("tfoot", {}, make("tr", {}, make("th", { scope: "row" }, "after"), ...heads));
-    this.replaceChildren(make("div", { class: "be-scroll", tabindex: 0 }, make("table", { class: "be-lens" }, body, foot)));
+    const table = make("table", { class: "be-lens" }, body, foot);
+    const scroll = make("div", { class: "be-scroll", tabindex: 0, "aria-label": "logit lens" }, table);
+    const kept = this.firstChild?.scrollLeft ?? 0;
+    this.replaceChildren(scroll);
+    scroll.scrollLeft = kept;
+    const column = foot.querySelector("[aria-pressed=true]")?.parentElement;
+    if (!column) return;
+    const right = column.offsetLeft + column.offsetWidth - scroll.clientWidth;
+    if (right > scroll.scrollLeft) scroll.scrollLeft = right;
   }
 
   #cell({ text, probability }, t, name, next) {

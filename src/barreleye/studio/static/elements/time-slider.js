@@ -20,8 +20,9 @@ export class TimeSlider extends HTMLElement {
     this.input = make("input", { type: "range", min: 0, step: 1, "aria-label": "step of the training" });
     this.value = make("output");
     this.input.addEventListener("input", () => {
+      const index = Number(this.input.value); // before it is drawn again
       this.#stop();
-      this.#go(Number(this.input.value));
+      this.#go(index);
     });
     this.append(this.play, this.input, this.value);
     this.#draw();
