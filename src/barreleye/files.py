@@ -131,8 +131,9 @@ def _sync(handle: int) -> None:
     os.fsync(handle)
 
 
-def lock_file(handle: int) -> None:
-    """Lock without waiting; the lock goes with the process, however it ends."""
+def lock_file(handle: int, shared: bool = False) -> None:
+    """Lock without waiting; the lock goes with the process, however it ends. shared: only others' locks of the other
+    kind are in the way, where the system has both."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -140,7 +141,19 @@ def lock_file(handle: int) -> None:
     else:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock of a file now."""
+    if not file.exists():
+        return False
+    with file.open("rb") as lock:  # looking changes nothing, so a folder that one may only read can be asked too
+        try:
+            lock_file(lock.fileno(), shared=True)  # two who look are not in each other's way
+        except OSError:
+            return True
+        return False
 
 
 def to_json(value: Any) -> bytes:

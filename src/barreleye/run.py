@@ -7,7 +7,10 @@ resumes. Tensors are safetensors, the rest is TOML or JSON; nothing is a pickle.
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +27,7 @@ from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
     PARTIAL,
     check_manifest,
+    is_locked,
     json_lines,
     lock_file,
     read_tensors,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # reading a run's figures does not wait for torch
 
 RUNS = Path("runs")
 STATES_KEPT = 2
+PATIENCE = (0.01, 0.02, 0.04, 0.08)  # seconds: who only looks whether a run is live holds its lock for a moment
 UNSEEN = ("unseen_topics", "unseen_rows")  # the sets beside the held-out side, where there are any
 OWN = {"config.toml", "model", "metrics.jsonl", "snapshots", "state", "data", "reports", "cache", "lock"}
 # What may differ when a training goes on: how long, how often it looks, and where it computes. Else it were another.
@@ -253,20 +258,36 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while a training writes here. Raises ValueError when another process holds it."""
-        with (self.path / "lock").open("a+b") as file:
-            try:
-                lock_file(file.fileno())
-            except (BlockingIOError, PermissionError):
-                raise ValueError(
-                    f"{self.path}: another training is writing here; wait for it, or choose another --out"
-                ) from None
+        """Held while a training writes here, and names its process. Raises ValueError when another process holds it."""
+        with (self.path / "lock").open("a+b", buffering=0) as file:
+            for patience in (*PATIENCE, 0.0):
+                try:
+                    lock_file(file.fileno())
+                    break
+                except (BlockingIOError, PermissionError):
+                    if not patience:
+                        raise ValueError(
+                            f"{self.path}: another training is writing here; wait for it, or choose another --out"
+                        ) from None
+                    time.sleep(patience)
+            if sys.platform != "win32":  # where what is locked cannot be read
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
             yield
 
     @property
     def is_live(self) -> bool:
         """Whether a training is writing here now."""
-        return _is_locked(self.path / "lock")
+        return is_locked(self.path / "lock")
+
+    @property
+    def last_writer(self) -> int | None:
+        """The process that holds the lock, or was the last to hold it; None where it did not say."""
+        try:
+            said = (self.path / "lock").read_bytes()[:20].strip()
+        except OSError:
+            return None
+        return int(said) if said.isdigit() else None
 
 
 def latest_score(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -299,7 +320,7 @@ def check_free(path: Path, option: str = "--out") -> None:
     """Raises ValueError where a new run cannot be made, naming the option that says where. What one left that was
     killed before its first save is made anew: it had learned nothing."""
     learned = any("loss" in line for line in json_lines(path / "metrics.jsonl"))
-    begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
+    begun = learned or any((path / "state").glob("[0-9]*")) or is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another {option}")
     if _is_imported(path):
@@ -375,17 +396,6 @@ def _safetensors(weights: "dict[str, Tensor]", config: Config, dtype: str) -> by
 def _numbered(folder: Path) -> list[int]:
     """The steps that a folder has a folder of, in order."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def _is_locked(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    with lock.open("rb") as file:  # looking changes nothing, so a folder that one may only read can be asked too
-        try:
-            lock_file(file.fileno())
-        except OSError:
-            return True
-        return False
 
 
 def _read_side(file: Path) -> str:
