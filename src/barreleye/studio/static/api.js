@@ -1,6 +1,4 @@
-/** The server of this page, and of no other: every request carries the token that this launch was opened with. */
-
-const KEPT = "barreleye-token"; // for a reload: the address no longer has it
+/** The server of this page, and of no other. The key of this launch is in a cookie, which this page cannot read. */
 
 /** The server's one line on what was wrong. */
 export class Refused extends Error {
@@ -11,24 +9,7 @@ export class Refused extends Error {
   }
 }
 
-/** The token of the address the page was opened with, which is then taken out of the address. */
-export function takeToken() {
-  const address = new URL(location.href);
-  const given = address.searchParams.get("token");
-  if (given) {
-    sessionStorage.setItem(KEPT, given);
-    address.searchParams.delete("token");
-    history.replaceState(null, "", address);
-  }
-  return given ?? sessionStorage.getItem(KEPT) ?? "";
-}
-
 export class Api {
-  /** @param {string} token */
-  constructor(token) {
-    this.token = token;
-  }
-
   /** @param {string} path behind /api, its parts encoded (see `part`) */
   async get(path) {
     return (await this.#ask(path, {})).json();
@@ -44,16 +25,15 @@ export class Api {
     return this.#ask(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   }
 
-  /** Server-sent events; the token is in the cookie, for an EventSource has no headers. */
+  /** Server-sent events. */
   events(path) {
     return new EventSource(`/api${path}`);
   }
 
   async #ask(path, how) {
-    const headers = { ...how.headers, "X-Barreleye-Token": this.token };
     let response;
     try {
-      response = await fetch(`/api${path}`, { ...how, headers });
+      response = await fetch(`/api${path}`, how);
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Refused(0, "the studio does not answer; is it still running in its terminal?");

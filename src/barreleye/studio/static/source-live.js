@@ -15,8 +15,15 @@ export class LiveSource {
     this.texts = new Map();
   }
 
-  info() {
-    return this.api.get(this.at);
+  /** What `info` tells, which has to be known before anything else is asked. */
+  async open() {
+    this.known = await this.info();
+    return this.known;
+  }
+
+  async info() {
+    const found = await this.api.get(this.at);
+    return { ...found, character: found.character || found.name };
   }
 
   tokenize(text) {
@@ -25,7 +32,7 @@ export class LiveSource {
 
   /** @param {import("./source.js").Look} request */
   async look(request) {
-    const response = await this.api.send(`${this.at}/look`, given(request));
+    const response = await this.api.send(`${this.at}/look`, this.#given(request));
     const glance = decodeFrame(await response.arrayBuffer());
     this.#remember([glance.header.tokens, ...glance.header.top]);
     return glance;
@@ -43,7 +50,7 @@ export class LiveSource {
   /** Whoever stops taking tokens stops the model too. @param {import("./source.js").Talk} request */
   async *talk(request) {
     const stop = new AbortController();
-    const response = await this.api.send(`${this.at}/talk`, given(request), stop.signal);
+    const response = await this.api.send(`${this.at}/talk`, this.#given(request), stop.signal);
     const lines = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     try {
@@ -63,9 +70,12 @@ export class LiveSource {
       stop.abort();
     }
   }
-}
 
-/** Without what is not given, so that the server's defaults hold. */
-function given(request) {
-  return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null && value !== undefined));
+  /** Without what is not given, so that the server's defaults hold; and the last step as what it is, the newest. */
+  #given({ step, ...request }) {
+    const { steps = [], state = "" } = this.known ?? {};
+    const isNewest = step === steps.at(-1) && state !== "learning";
+    const asked = { ...request, step: isNewest ? null : step };
+    return Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== null && value !== undefined));
+  }
 }

@@ -1,6 +1,6 @@
 /** The shell: which room is open on which run, the runs on top, the theme, and what went wrong. */
 
-import { Api, takeToken } from "./api.js";
+import { Api } from "./api.js";
 import { define, make } from "./elements/define.js";
 import { DataRoom } from "./rooms/data.js";
 import { emptyRoom, whyEmpty } from "./rooms/empty.js";
@@ -35,7 +35,7 @@ for (const [name, { element }] of Object.entries(ROOMS)) define(`st-${name}`, el
 class Studio extends EventTarget {
   constructor() {
     super();
-    this.api = new Api(takeToken());
+    this.api = new Api();
     /** @type {RunEntry[]} */
     this.runs = [];
     /** @type {string[]} the runs that are shown: one, but for Learning, which compares */
@@ -96,12 +96,14 @@ class Studio extends EventTarget {
     this.#drawTop();
     document.title = `${ROOMS[this.room].label}${this.names.length ? ` · ${this.names.join(", ")}` : ""} · Barreleye`;
     let shown;
+    this.place.setAttribute("aria-busy", "true"); // what is there fades until the next room comes
     try {
       shown = await this.#roomOrWhyNot();
     } catch (error) {
       shown = emptyRoom("This run cannot be opened", error.message);
     }
     if (turn !== this.opened) return;
+    this.place.removeAttribute("aria-busy");
     this.place.replaceChildren(shown);
     scrollTo(0, 0);
   }
@@ -119,7 +121,7 @@ class Studio extends EventTarget {
     room.studio = this;
     if (needs.length) {
       room.source = new LiveSource(this.api, this.run.name);
-      room.info = await room.source.info();
+      room.info = await room.source.open();
       const empty = whyEmpty(this.run, this.names[0], needs, label, room.info);
       if (empty) return empty;
     }

@@ -70,8 +70,8 @@ export class DataRoom extends HTMLElement {
     ];
     const rows = facts.map(([words, value]) => make("div", {}, make("dt", {}, words), make("dd", {}, shown(value))));
     this.report.replaceChildren(
-      note(`${split ? `${split} ` : ""}Counted in ${counted}.`),
-      make("ol", { class: "be-bars" }, ...bars),
+      note(`${split ? `Split ${split}. ` : ""}Counted in ${counted}.`),
+      make("ol", { class: "be-bars st-sides" }, ...bars),
       make("dl", { class: "st-facts" }, ...rows),
     );
   }

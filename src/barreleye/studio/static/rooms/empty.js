@@ -34,7 +34,7 @@ export function whyEmpty(run, name, needs, room, info) {
     return emptyRoom(`${name} is damaged`, run.problem ?? "Its folder cannot be read.", { "all runs": "#/runs" });
   }
   if (!info) return null;
-  if (needs.includes("weights") && info.steps.length === 0) {
+  if (needs.includes("weights") && !hasWeights(run, info)) {
     return run.state === "learning"
       ? emptyRoom(`${name} is still learning`, `It has kept no weights yet (step ${run.step} of ${run.steps}). ${room} opens with the first ones.`, {
           "watch it learn": `#/learning/${here}`,
@@ -49,4 +49,9 @@ export function whyEmpty(run, name, needs, room, info) {
     );
   }
   return null;
+}
+
+/** A training keeps its first weights as a snapshot of step 0, or when it saves first. */
+function hasWeights(run, { steps, snapshots }) {
+  return run.state === "imported" || snapshots?.length > 0 || steps.some((step) => step > 0);
 }

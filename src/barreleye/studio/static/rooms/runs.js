@@ -72,14 +72,14 @@ class Row {
   }
 
   draw(run) {
-    const { state, step, steps, kind, source, parameters, loss, problem } = run;
-    write(this.state, state);
+    const { state, step, steps, kind, source, parameters, loss, problem, doing } = run;
+    write(this.state, doing && doing !== state ? `${state}: ${doing}` : state);
     this.state.dataset.state = state;
     const corrupt = state === "corrupt";
-    write(this.about, [kind && `${kind}: ${source}`, parameters && `${count(parameters)} parameters`].filter(Boolean).join(" · "));
+    write(this.about, [source && `${kind === "chat" ? "" : `${kind}: `}${source}`, parameters && `${count(parameters)} parameters`].filter(Boolean).join(" · "));
     this.bar.parentElement.hidden = corrupt || !steps;
     this.bar.value = steps ? Math.min(step / steps, 1) : 0;
-    write(this.step, `step ${step.toLocaleString("en")} of ${steps.toLocaleString("en")}`);
+    write(this.step, steps ? `step ${(step ?? 0).toLocaleString("en")} of ${steps.toLocaleString("en")}` : "");
     write(this.loss, Number.isFinite(loss) ? `loss ${loss.toFixed(3)}` : "");
     write(this.problem, problem ?? "");
     this.problem.hidden = !problem;

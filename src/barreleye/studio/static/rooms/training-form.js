@@ -1,6 +1,7 @@
 /** A form that starts a training: a character, a preset, and the handful of knobs that teach. */
 
 import { make } from "../elements/define.js";
+import { count } from "./head.js";
 
 /** Names as in `config.py`; what stays as the preset has it is not sent. */
 const KNOBS = [
@@ -50,9 +51,11 @@ export class TrainingForm {
   async prepare() {
     if (this.presets) return;
     try {
-      const { characters, presets } = await this.studio.api.get("/presets");
+      const { personas, presets, folder } = await this.studio.api.get("/choices");
       this.presets = presets;
-      this.persona.replaceChildren(...characters.map((name) => make("option", { value: name }, name)));
+      const option = ({ name, description }) => make("option", { value: name, title: description }, name);
+      this.persona.replaceChildren(...personas.map(option));
+      this.name.title = `a folder in ${folder}`;
       this.preset.replaceChildren(...Object.keys(presets).map((name) => make("option", { value: name }, name)));
       this.#fill();
     } catch (error) {
@@ -62,8 +65,8 @@ export class TrainingForm {
 
   /** The preset's own values. */
   #fill() {
-    const { about, knobs } = this.presets[this.preset.value];
-    this.about.textContent = about;
+    const { about, knobs, parameters } = this.presets[this.preset.value];
+    this.about.textContent = `${this.preset.value}: ${about} (about ${count(parameters)} parameters)`;
     for (const [name, input] of this.inputs) input.value = knobs[name];
   }
 
