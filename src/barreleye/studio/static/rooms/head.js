@@ -11,7 +11,7 @@ import { make } from "../elements/define.js";
 export function roomHead(run, info, title, words) {
   const { config } = info;
   const about = [
-    `${count(info.parameters)} parameters`,
+    ...(info.parameters ? [`${count(info.parameters)} parameters`] : []),
     `${config.n_layers} layers of ${config.n_heads} heads`,
     `width ${config.d_model}`,
     `sees ${config.context_length} tokens`,

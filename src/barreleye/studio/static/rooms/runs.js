@@ -3,9 +3,9 @@
 import { part } from "../api.js";
 import { make } from "../elements/define.js";
 import { count } from "./head.js";
+import { RunButtons } from "./run-buttons.js";
 import { TrainingForm } from "./training-form.js";
 
-const WAYS = { learning: ["pause", "stop"], paused: ["resume", "stop"], stopped: ["resume"] };
 const ROOMS = ["learning", "talk", "look", "time", "data"];
 
 export class RunsRoom extends HTMLElement {
@@ -57,16 +57,11 @@ class Row {
     this.step = make("span", { class: "st-number" });
     this.loss = make("span", { class: "st-number" });
     this.problem = make("p", { class: "be-problem", hidden: true });
-    this.buttons = Object.fromEntries(
-      ["pause", "resume", "stop"].map((what) => {
-        const label = `${what} ${name}`;
-        return [what, make("button", { type: "button", class: "be-plain", "aria-label": label, onclick: () => this.#tell(what) }, what)];
-      }),
-    );
+    this.buttons = new RunButtons(studio, name);
     this.links = ROOMS.map((room) => make("a", { href: `#/${room}/${part(name)}` }, room));
     const top = make("div", { class: "st-run-top" }, make("h2", { class: "st-title" }, name), this.state);
     const going = make("div", { class: "st-run-going" }, this.bar, this.step, this.loss);
-    const ways = make("div", { class: "be-tools" }, ...this.links, ...Object.values(this.buttons));
+    const ways = make("div", { class: "be-tools" }, ...this.links, this.buttons.element);
     this.element = make("article", { class: "be-card st-run" }, top, this.about, going, this.problem, ways);
     this.element.dataset.run = name;
   }
@@ -84,19 +79,7 @@ class Row {
     write(this.problem, problem ?? "");
     this.problem.hidden = !problem;
     for (const link of this.links) link.hidden = corrupt;
-    for (const [what, button] of Object.entries(this.buttons)) button.hidden = !(WAYS[state] ?? []).includes(what);
-  }
-
-  async #tell(what) {
-    const button = this.buttons[what];
-    button.disabled = true;
-    try {
-      await this.studio.api.post(`/runs/${part(this.name)}/${what}`);
-      await this.studio.refresh();
-    } catch (error) {
-      this.studio.fail(error);
-    }
-    button.disabled = false;
+    this.buttons.draw(run);
   }
 }
 
