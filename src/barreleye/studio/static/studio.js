@@ -90,8 +90,9 @@ class Studio extends EventTarget {
     const turn = ++this.opened;
     const [, room = "", names = ""] = location.hash.split("/");
     this.room = room in ROOMS ? room : "runs";
+    const before = this.run?.name; // stays the chosen one where the address names none
     this.names = names.split(",").filter(Boolean).map(decodeURIComponent);
-    if (!this.names.length && this.runs.length) this.names = [this.#usual()];
+    if (!this.names.length && this.runs.length) this.names = [before ?? this.#usual()];
     this.#well();
     this.#drawTop();
     document.title = `${ROOMS[this.room].label}${this.names.length ? ` · ${this.names.join(", ")}` : ""} · Barreleye`;
@@ -108,9 +109,10 @@ class Studio extends EventTarget {
     scrollTo(0, 0);
   }
 
-  /** The one that can be shown most of: not a damaged one, if there is another. */
+  /** The one that can be shown most of. */
   #usual() {
-    return (this.runs.find(({ state }) => state !== "corrupt") ?? this.runs[0]).name;
+    const of = (states) => this.runs.find(({ state }) => states.includes(state));
+    return (of(["learning"]) ?? of(["finished", "imported"]) ?? of(["paused", "stopped"]) ?? this.runs[0]).name;
   }
 
   async #roomOrWhyNot() {

@@ -228,7 +228,7 @@ export class LineChart extends HTMLElement {
       for (const { value } of levels) [low, high] = [Math.min(low, value), Math.max(high, value)];
     }
     if (!Number.isFinite(low)) [low, high] = [log ? 0.1 : 0, 1];
-    if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - Math.abs(low) / 10 - 1e-9, high + Math.abs(high) / 10 + 1e-9];
+    if (low === high) [low, high] = log ? [low / 2, high * 2] : low === 0 ? [0, 1] : [low - Math.abs(low) / 10, high + Math.abs(high) / 10];
     const t = log ? Math.log10 : (value) => value;
     const room = (t(high) - t(low)) * 0.04;
     const [bottom, top] = [t(low) - room, t(high) + room];
@@ -341,10 +341,10 @@ export class LineChart extends HTMLElement {
 
   /** A button for each line, or group of lines: it hides them. */
   #drawLegend() {
-    const groups = new Map(this.#data.lines.map((each) => [each.group ?? each.name, each]));
+    const groups = new Map(this.#data.lines.toReversed().map((each) => [each.group ?? each.name, each])); // the first of each
     if (groups.size < 2) return this.legend.replaceChildren();
     const theme = isDark() ? "dark" : "light";
-    const names = [...groups.keys()];
+    const names = [...groups.keys()].reverse();
     const same = names.join("\n") === [...this.legend.children].map((child) => child.textContent).join("\n");
     if (!same) this.legend.replaceChildren(...names.map((name) => this.#entry(name)));
     names.forEach((name, i) => {

@@ -15,9 +15,9 @@ export class RunsRoom extends HTMLElement {
     this.list = make("div", { class: "st-runs" });
     this.rows = new Map();
     const begin = make("details", { class: "be-card st-begin" }, make("summary", {}, "Start a training"), form.element);
-    begin.addEventListener("toggle", () => begin.open && form.prepare());
     begin.open = this.studio.runs.length === 0;
     this.append(make("header", { class: "st-head" }, make("h1", {}, "Runs"), make("p", {}, words)), begin, this.list);
+    form.prepare(); // before it is opened: characters take a moment to read
     this.draw = () => this.#draw();
     this.studio.addEventListener("runs", this.draw);
     this.#draw();

@@ -27,7 +27,7 @@ export class TrainingForm {
     this.name = make("input", { name: "name", placeholder: "as the studio names it", autocomplete: "off", spellcheck: "false" });
     this.inputs = new Map(KNOBS.map((knob) => [knob.name, inputOf(knob)]));
     this.problem = make("p", { class: "be-problem st-all", role: "alert", hidden: true });
-    this.start = make("button", { type: "submit", class: "be-main" }, "start");
+    this.start = make("button", { type: "submit", class: "be-main", disabled: true }, "start");
     const knobs = KNOBS.map(({ name, label, about }) => field(label, this.inputs.get(name), about));
     this.element = make(
       "form",
@@ -50,6 +50,7 @@ export class TrainingForm {
   /** The characters and the presets, when the form is opened first. */
   async prepare() {
     if (this.presets) return;
+    this.about.textContent = "One moment: reading which characters and presets there are.";
     try {
       const { personas, presets, folder } = await this.studio.api.get("/choices");
       this.presets = presets;
@@ -58,6 +59,7 @@ export class TrainingForm {
       this.name.title = `a folder in ${folder}`;
       this.preset.replaceChildren(...Object.keys(presets).map((name) => make("option", { value: name }, name)));
       this.#fill();
+      this.start.disabled = false;
     } catch (error) {
       this.#fail(error);
     }
