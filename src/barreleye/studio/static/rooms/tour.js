@@ -14,7 +14,7 @@ export class TourRoom extends HTMLElement {
     this.text.addEventListener("input", () => this.update());
     this.problem = make("p", { class: "be-problem", role: "alert", hidden: true });
     this.links = STOPS.map(({ title }, at) => make("button", { type: "button", onclick: () => this.#go(at) }, title));
-    this.title = make("h2", { tabindex: -1 });
+    this.heading = make("h2", { tabindex: -1 });
     this.words = make("p", { class: "st-tour-words" });
     this.shown = make("div", { class: "st-tour-shown" });
     this.back = make("button", { type: "button", class: "be-plain", onclick: () => this.#go(this.at - 1) }, "back");
@@ -25,7 +25,7 @@ export class TourRoom extends HTMLElement {
       roomHead(studio.run, info, "Tour", "From text to a model that answers, on the model itself."),
       make("nav", { class: "st-stops", "aria-label": "stops" }, ...this.links),
       make("div", { class: "be-card" }, said, this.problem),
-      make("section", { class: "be-card st-stop" }, this.title, this.words, this.shown),
+      make("section", { class: "be-card st-stop" }, this.heading, this.words, this.shown),
       make("div", { class: "be-tools" }, this.back, this.on, this.place),
     );
     this.stops = STOPS.map(({ build }) => ({ build }));
@@ -44,7 +44,7 @@ export class TourRoom extends HTMLElement {
     this.at = at;
     const stop = this.stops[at];
     stop.view ??= stop.build(this);
-    this.title.textContent = `${at + 1}. ${STOPS[at].title}`;
+    this.heading.textContent = `${at + 1}. ${STOPS[at].title}`;
     this.words.textContent = STOPS[at].words;
     this.shown.replaceChildren(stop.view.element);
     this.back.disabled = at === 0;
@@ -54,7 +54,7 @@ export class TourRoom extends HTMLElement {
       if (i === at) link.setAttribute("aria-current", "step");
       else link.removeAttribute("aria-current");
     });
-    if (focus) this.title.focus();
+    if (focus) this.heading.focus();
     this.update();
   }
 
