@@ -208,7 +208,9 @@ def test_what_is_not_there_is_refused(runs, question, line):
 
 
 def test_a_frame_is_readable_whatever_it_holds():
-    header, arrays = decode(Frame({"words": "日本 🐟"}, {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(0)}).encode())
+    header, arrays = decode(
+        Frame({"words": "日本 🐟"}, {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(0)}).encode()
+    )
     assert header["words"] == "日本 🐟"
     np.testing.assert_array_equal(arrays["a"], [[0, 3], [1, 4], [2, 5]])
     assert arrays["b"].shape == (0,)
