@@ -27,6 +27,7 @@ ABOVE_ALL = ("__init__", "__main__", "show", "options", "cli")
 ABOVE_ALL += ("cli_data", "cli_export", "cli_hub", "cli_look", "cli_studio", "cli_talk")
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 HOMES = metadata.packages_distributions() | {"pydantic_core": ["pydantic"]}  # which pins it: two halves of one
+HOMES |= {"starlette": ["fastapi"]}  # which is made of it
 # What may not be installed: peers and trackers.
 HOMES |= {name: [name] for name in ("tensorboard", "wandb", "trackio")} | {"llama_cpp": ["llama-cpp-python"]}
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]

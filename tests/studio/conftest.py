@@ -40,3 +40,12 @@ def head_client(runs):
     add_refusals(app)
     with TestClient(app) as client:
         yield client
+
+
+@pytest.fixture
+def elsewhere(head_client, tmp_path):
+    """A folder of runs that the routes look into for one test."""
+    there = head_client.app.state.folder
+    head_client.app.state.folder = tmp_path
+    yield tmp_path
+    head_client.app.state.folder = there
