@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
+PATIENCE = (0.01, 0.02, 0.04, 0.08)  # seconds
 LARGEST_FILE = 64 * 2**30
 LARGEST_HEADER = 16 * 2**20  # names and shapes of some hundred thousand tensors
 
@@ -142,6 +144,17 @@ def lock_file(handle: int, shared: bool = False) -> None:
         import fcntl
 
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def lock_patiently(handle: int) -> bool:
+    """Lock, waiting no longer than those take who only look (`is_locked`). Says whether it worked."""
+    for patience in (*PATIENCE, 0.0):
+        try:
+            lock_file(handle)
+            return True
+        except (BlockingIOError, PermissionError):
+            time.sleep(patience)
+    return False
 
 
 def is_locked(file: Path) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ from barreleye.files import (
     check_manifest,
     is_locked,
     json_lines,
-    lock_file,
+    lock_patiently,
     read_tensors,
     to_json,
     write_file,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:  # reading a run's figures does not wait for torch
 
 RUNS = Path("runs")
 STATES_KEPT = 2
-PATIENCE = (0.01, 0.02, 0.04, 0.08)  # seconds: who only looks whether a run is live holds its lock for a moment
 UNSEEN = ("unseen_topics", "unseen_rows")  # the sets beside the held-out side, where there are any
 OWN = {"config.toml", "model", "metrics.jsonl", "snapshots", "state", "data", "reports", "cache", "lock"}
 # What may differ when a training goes on: how long, how often it looks, and where it computes. Else it were another.
@@ -260,16 +258,8 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Held while a training writes here, and names its process. Raises ValueError when another process holds it."""
         with (self.path / "lock").open("a+b", buffering=0) as file:
-            for patience in (*PATIENCE, 0.0):
-                try:
-                    lock_file(file.fileno())
-                    break
-                except (BlockingIOError, PermissionError):
-                    if not patience:
-                        raise ValueError(
-                            f"{self.path}: another training is writing here; wait for it, or choose another --out"
-                        ) from None
-                    time.sleep(patience)
+            if not lock_patiently(file.fileno()):
+                raise ValueError(f"{self.path}: another training is writing here; wait for it, or choose another --out")
             if sys.platform != "win32":  # where what is locked cannot be read
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n".encode())
