@@ -57,7 +57,6 @@ class Studio extends EventTarget {
     const links = Object.entries(ROOMS).map(([name, { label }]) => make("a", { "data-room": name }, label));
     document.getElementById("rooms").append(...links);
     this.choice.addEventListener("change", () => this.go(this.room === "runs" ? "learning" : this.room, [this.choice.value]));
-    addEventListener("hashchange", () => this.open());
     addEventListener("unhandledrejection", ({ reason }) => this.fail(reason));
     document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
     document.querySelector(".st-skip").addEventListener("click", (event) => {
@@ -65,6 +64,7 @@ class Studio extends EventTarget {
       this.place.focus();
     });
     await this.refresh();
+    addEventListener("hashchange", () => this.open());
     await this.open();
     setInterval(() => document.hidden || this.refresh(), EVERY);
   }

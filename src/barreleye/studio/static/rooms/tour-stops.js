@@ -10,6 +10,7 @@ import { ProbabilityBars } from "../elements/probability-bars.js";
 import { ScatterMap } from "../elements/scatter-map.js";
 import { TimeSlider } from "../elements/time-slider.js";
 import { TokenRow } from "../elements/token-row.js";
+import { headAddress } from "../edits.js";
 import { lossChart } from "./curves.js";
 
 define("be-attention-wall", AttentionWall);
@@ -40,7 +41,7 @@ export const STOPS = [
   },
   {
     title: "Attention",
-    words: "A token alone says little. In every layer each head lets a token look back at earlier ones and take something along. Choose a head, then a token: the darker, the more it looks there.",
+    words: "A token alone says little. In every layer each head lets a token look back at earlier ones and take something along. Choose a head, then a token: the stronger the color, the more it looks there. The switch under a head takes it out.",
     build: attention,
   },
   {
@@ -60,7 +61,7 @@ export const STOPS = [
   },
   {
     title: "Loss",
-    words: "How good is it? For every token: how likely did the model think it, before it saw it? Loss is the logarithm of that doubt. The darker, the more it was surprised; point at a token for its number.",
+    words: "How good is it? For every token: how likely did the model think it, before it saw it? Loss is minus the logarithm of that share: 0 for what it was sure of. The stronger the color, the more it was surprised; point at a token for its number.",
     build: loss,
   },
   {
@@ -115,16 +116,22 @@ function attention(tour) {
   const row = make("be-token-row");
   const note = make("p", { class: "be-note" });
   let [head, query] = [{ layer: 0, head: 0 }, null];
+  const off = new Map(); // "layer.head" -> its address
   const update = async () => {
-    const { header, arrays } = await tour.look(["pattern"]);
+    const { header, arrays } = await tour.look(["pattern"], { off: [...off.values()] });
     const { shape, data } = arrays.pattern;
     const n = shape[2];
     const from = Math.min(query ?? n - 1, n - 1);
     const start = ((head.layer * shape[1] + head.head) * n + from) * n;
-    wall.data = { pattern: arrays.pattern, selected: head, off: new Set() };
+    wall.data = { pattern: arrays.pattern, selected: head, off: new Set(off.keys()) };
     row.data = { tokens: header.tokens, shares: [...data.subarray(start, start + n)], selected: from };
-    note.textContent = `Layer ${head.layer}, head ${head.head}: where ${header.tokens[from].text} (position ${from}) looks.`;
+    note.textContent = `Layer ${head.layer}, head ${head.head}: where ${header.tokens[from].text} (position ${from}) looks.${nextInWords(header, off.size)}`;
   };
+  wall.addEventListener("switch", ({ detail }) => {
+    const name = `${detail.layer}.${detail.head}`;
+    if (!off.delete(name)) off.set(name, headAddress(detail.layer, detail.head));
+    tour.update();
+  });
   wall.addEventListener("open", ({ detail }) => {
     head = detail;
     tour.update();
@@ -222,4 +229,11 @@ function lossInWords(losses) {
   if (!known.length) return "";
   const mean = known.reduce((a, b) => a + b, 0) / known.length;
   return `On average ${mean.toFixed(2)} nats a token: as unsure as among ${Math.exp(mean).toFixed(mean < 3 ? 1 : 0)} equally likely ones.`;
+}
+
+/** What would come next, and without which. */
+function nextInWords({ top }, off) {
+  const [{ text, probability }] = top.at(-1);
+  const without = off ? `, with ${off} switched off` : "";
+  return ` Likeliest to come after the last token${without}: ${text}, ${(100 * probability).toFixed(1)} %.`;
 }

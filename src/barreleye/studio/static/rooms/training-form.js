@@ -21,12 +21,15 @@ export class TrainingForm {
   /** @param {object} studio */
   constructor(studio) {
     this.studio = studio;
+    this.defaults = {}; // of what no preset sets
     this.persona = make("select", { name: "persona", "aria-label": "character" });
     this.preset = make("select", { name: "preset", "aria-label": "preset" });
     this.about = make("p", { class: "be-note st-all" });
     this.name = make("input", { name: "name", placeholder: "as the studio names it", autocomplete: "off", spellcheck: "false" });
     this.inputs = new Map(KNOBS.map((knob) => [knob.name, inputOf(knob)]));
     this.problem = make("p", { class: "be-problem st-all", role: "alert", hidden: true });
+    this.others = make("div", { class: "st-form" });
+    const more = make("details", { class: "st-all" }, make("summary", {}, "All other knobs"), this.others);
     this.start = make("button", { type: "submit", class: "be-main", disabled: true }, "start");
     const knobs = KNOBS.map(({ name, label, about }) => field(label, this.inputs.get(name), about));
     this.element = make(
@@ -37,6 +40,7 @@ export class TrainingForm {
       field("name", this.name, "of the run, and its folder"),
       this.about,
       ...knobs,
+      more,
       this.problem,
       make("div", { class: "st-all" }, this.start),
     );
@@ -52,8 +56,9 @@ export class TrainingForm {
     if (this.presets) return;
     this.about.textContent = "One moment: reading which characters and presets there are.";
     try {
-      const { personas, presets, folder } = await this.studio.api.get("/choices");
+      const { personas, presets, folder, knobs } = await this.studio.api.get("/choices");
       this.presets = presets;
+      this.#addOthers(knobs);
       const option = ({ name, description }) => make("option", { value: name, title: description }, name);
       this.persona.replaceChildren(...personas.map(option));
       this.name.title = `a folder in ${folder}`;
@@ -65,21 +70,37 @@ export class TrainingForm {
     }
   }
 
+  /** Every knob that there is. */
+  #addOthers(knobs) {
+    for (const [name, knob] of Object.entries(knobs)) {
+      if (this.inputs.has(name)) continue;
+      const input = inputOf({ name, ...knob, step: { int: 1, float: "any" }[knob.type], choices: choicesOf(knob) });
+      this.inputs.set(name, input);
+      this.defaults[name] = knob.default;
+      this.others.append(field(name.replaceAll("_", " "), input, knob.help));
+    }
+  }
+
   /** The preset's own values. */
+  #values() {
+    return { ...this.defaults, ...this.presets[this.preset.value].knobs };
+  }
+
   #fill() {
-    const { about, knobs, parameters } = this.presets[this.preset.value];
+    const { about, parameters } = this.presets[this.preset.value];
+    const knobs = this.#values();
     this.about.textContent = `${this.preset.value}: ${about} (about ${count(parameters)} parameters)`;
-    for (const [name, input] of this.inputs) input.value = knobs[name];
+    for (const [name, input] of this.inputs) input.value = String(knobs[name]);
   }
 
   async #submit() {
     if (!this.presets) return;
-    const { knobs } = this.presets[this.preset.value];
+    const knobs = this.#values();
     const body = { persona: this.persona.value, preset: this.preset.value };
     if (this.name.value.trim()) body.name = this.name.value.trim();
     for (const [name, input] of this.inputs) {
-      const value = input.type === "number" ? Number(input.value) : input.value;
-      if (input.value !== "" && value !== knobs[name]) body[name] = value;
+      if (input.validity.badInput) return this.#fail(new Error(`${name}: that is no number`));
+      if (input.value !== "" && input.value !== String(knobs[name])) body[name] = valueOf(input, knobs[name]);
     }
     this.start.disabled = true;
     this.problem.hidden = true;
@@ -99,9 +120,17 @@ export class TrainingForm {
   }
 }
 
+function choicesOf({ type, choices }) {
+  return type === "bool" ? ["true", "false"] : choices?.length ? choices : null;
+}
+
+function valueOf({ type, value }, known) {
+  return typeof known === "boolean" ? value === "true" : type === "number" ? Number(value) : value;
+}
+
 function inputOf({ name, step, choices }) {
   if (choices) return make("select", { name }, ...choices.map((choice) => make("option", { value: choice }, choice)));
-  return make("input", { name, type: "number", step, inputmode: "decimal" });
+  return step ? make("input", { name, type: "number", step, inputmode: "decimal" }) : make("input", { name, autocomplete: "off" });
 }
 
 function field(label, input, about) {

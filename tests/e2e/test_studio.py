@@ -1,0 +1,331 @@
+"""The studio in Chromium, as a newcomer goes through it: by mouse, by keyboard, and on a phone."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from barreleye.lens.edits import edit, zero
+from barreleye.lens.view import look
+from barreleye.run import Run
+from barreleye.training.grow import grow
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+import browser as browsers
+
+pytest.importorskip("fastapi", reason="fastapi is not installed; pip install 'barreleye[studio]'")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install 'barreleye[studio]'")
+
+SHAPE = dict(
+    n_layers=2, n_heads=4, d_model=64, d_ff=96, context_length=64, steps=150, batch_tokens=512, eval_every=50,
+    sample_every=50, record_every=50, snapshots=6, conversations=1000, vocab=400, quiet=True,
+)  # fmt: skip
+FORM = dict(
+    steps=60, n_layers=2, n_heads=2, d_model=32, batch_tokens=512, warmup_steps=5,  # seen at once
+    d_ff=96, context_length=64, conversations=300, vocab=400, eval_every=20, sample_every=20, record_every=20,
+)  # fmt: skip
+SEEN_AT_ONCE = ("steps", "n_layers", "n_heads", "d_model", "batch_tokens", "warmup_steps")
+ROOMS = ("runs", "learning", "talk", "look", "time", "data", "tour")
+CLOSE = 1e-3
+CURVE_WITHIN = 3.0  # seconds from the first step; more, where others use the machine too
+SAYINGS = ("how deep do you live", "hello", "what do you eat", "who is kevin", "do you like the dark?")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsers.chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small fish that learned a little, and kept how it got there."""
+    return grow("fish", out=tmp_path_factory.mktemp("learned") / "small", **SHAPE)
+
+
+@contextlib.contextmanager
+def studio(folder: Path) -> Iterator[str]:
+    """The studio over a folder, in a process of its own: the address that it prints."""
+    command = [sys.executable, "-m", "barreleye", "studio", "--no-open", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    """A page of the studio. In the end: nothing on the console, and no request to anywhere else."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    context.set_default_timeout(browsers.PATIENCE)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("main h1")
+    try:
+        yield page
+    finally:
+        context.close()
+    home = address.split("?")[0]
+    assert said == []
+    assert [url for url in asked if not url.startswith((home, "data:"))] == []
+
+
+def at(page: Any, route: str) -> None:
+    """A room, by its address."""
+    page.evaluate("route => { location.hash = `#/${route}`; }", route)
+    page.wait_for_selector("main:not([aria-busy]) h1")
+
+
+def until(true: Any, patience: float = browsers.PATIENCE / 1000) -> float:
+    """Seconds until something is so."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < patience, "it did not come to be"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def fits(page: Any) -> bool:
+    """Whether nothing stands out on the right."""
+    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+# A newcomer's path ---------------------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_grows_talks_and_looks(browser: Any, tmp_path: Path) -> None:
+    with studio(tmp_path / "runs") as address, opened(browser, address) as page:
+        # No run yet: the form is open, and every other room says where to begin.
+        at(page, "talk")
+        assert "No run yet" in page.text_content("main h1")
+        page.click("text=start a training")
+        begin(page, "mine")
+        watch(page, tmp_path / "runs" / "mine")
+        talk_and_open(page)
+        switch_a_head(page)
+        travel(page)
+    carry_away(browser, Run(tmp_path / "runs" / "mine"), tmp_path / "mine.html")
+
+
+def begin(page: Any, name: str) -> None:
+    """By mouse and keyboard, in the form."""
+    page.wait_for_selector(".st-form .be-main:enabled")
+    page.select_option(".st-form [name=preset]", "tiny")
+    page.click(".st-form details summary")
+    for knob, value in FORM.items():
+        page.fill(f".st-form [name={knob}]", str(value))
+    page.fill(".st-form [name=name]", "../elsewhere")
+    page.press(".st-form [name=name]", "Enter")
+    page.wait_for_selector(".st-form .be-problem:not([hidden])")
+    assert "cannot be a folder's" in page.text_content(".st-form .be-problem")
+    page.fill(".st-form [name=name]", name)
+    page.press(".st-form [name=name]", "Enter")
+    page.wait_for_selector(".st-status")
+
+
+def watch(page: Any, run: Path) -> None:
+    """At once it is seen what the training is doing; then the curve moves as the steps come."""
+    until(lambda: "learning" in page.text_content(".st-status"))
+    until(lambda: (run / "metrics.jsonl").exists() and '"grad_norm"' in (run / "metrics.jsonl").read_text())
+    points = "() => document.querySelector('.st-loss').data?.lines[0]?.points.length ?? 0"
+    crowded = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert until(lambda: page.evaluate(points) > 0) < CURVE_WITHIN * crowded
+    until(lambda: "finished" in page.text_content(".st-status"))
+    until(lambda: page.evaluate(points) == FORM["steps"])
+    page.wait_for_selector(".st-samples .be-assistant")
+    page.hover(".st-loss canvas", position={"x": 600, "y": 100})
+    page.wait_for_selector(".be-hint:not([hidden]) >> text=training, smoothed")
+
+
+def talk_and_open(page: Any) -> None:
+    """With the keyboard alone: to Talk, say something, open a token, move a slider."""
+    page.focus("#rooms [data-room=talk]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("be-chat-box textarea")
+    for saying in SAYINGS:  # so small a fish may have nothing to say
+        page.focus("be-chat-box textarea")
+        page.keyboard.type(saying)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".be-log[aria-busy=true]")
+        page.wait_for_selector(".be-log[aria-busy=false]")
+        if page.query_selector(".be-said"):
+            break
+    page.focus(".be-said")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("be-signed-bars li")
+    page.wait_for_selector("be-lens-grid td")
+    before = page.text_content("be-probability-bars ol")
+    page.focus("be-probability-bars [aria-label=temperature]")
+    page.keyboard.press("End")
+    assert page.text_content("be-probability-bars ol") != before
+
+
+def switch_a_head(page: Any) -> None:
+    at(page, "look")
+    page.wait_for_selector("be-attention-wall .be-switch")
+    page.wait_for_selector("be-probability-bars li")
+    assert not page.query_selector(".be-compared")
+    page.click(".be-switch >> nth=1")
+    page.wait_for_selector(".be-compared")
+    assert "→" in page.text_content("be-probability-bars ol")
+    page.click("text=all on")
+    page.wait_for_selector("be-probability-bars li:not(.be-compared)")
+
+
+def travel(page: Any) -> None:
+    """The slider to the first moment, and the play button."""
+    at(page, "time")
+    page.wait_for_selector("be-probability-bars li")
+    wall = "() => document.querySelector('be-attention-wall').data.pattern.data.join()"
+    last = page.evaluate(wall)
+    page.focus("be-time-slider input")
+    page.keyboard.press("Home")
+    until(lambda: page.evaluate(wall) != last)
+    assert "step 0" in page.text_content("be-time-slider output")
+    page.click("be-time-slider button")
+    until(lambda: f"step {FORM['steps']}" in page.text_content("be-time-slider output"))
+
+
+def carry_away(browser: Any, run: Run, file: Path) -> None:
+    """The same fish as a file, from the disk and offline."""
+    html = pytest.importorskip("barreleye.export.html")
+    html.export_html(run, file)
+    with browsers.opened(browser, file) as page:
+        page.fill("be-chat-box textarea", SAYINGS[0])
+        page.press("be-chat-box textarea", "Enter")
+        page.wait_for_selector(".be-assistant")
+
+
+# The rooms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs in each state that a room has to have words for."""
+    folder = tmp_path_factory.mktemp("states") / "runs"
+    shutil.copytree(learned.path, folder / "small")
+    shutil.copytree(learned.path, folder / "bare", ignore=shutil.ignore_patterns("snapshots"))
+    shutil.copytree(learned.path, folder / "torn")
+    weights = folder / "torn" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with studio(folder) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "look", [dict(color_scheme="light"), dict(color_scheme="dark", viewport={"width": 400, "height": 800})], ids=str
+)
+def test_every_room_opens_and_fits(browser: Any, address: str, look: dict[str, Any]) -> None:
+    with opened(browser, address, **look) as page:
+        for room in ROOMS:
+            at(page, f"{room}/small")
+            page.wait_for_timeout(300)
+            assert room == "runs" or page.text_content("main h1").lower() == room
+            assert fits(page), room
+        for stop in range(10):
+            page.click(f".st-stops button >> nth={stop}")
+            page.wait_for_selector(f"text=stop {stop + 1} of 10")
+            page.wait_for_timeout(300)
+            assert fits(page), f"stop {stop + 1}"
+            assert page.query_selector(".be-problem:visible") is None
+
+
+@pytest.mark.parametrize(
+    ("route", "title"),
+    [
+        ("talk/torn", "torn is damaged"),
+        ("time/bare", "bare kept no snapshots"),
+        ("look/nowhere", "There is no run nowhere"),
+    ],
+)
+def test_a_run_that_cannot_be_shown_says_why(browser: Any, address: str, route: str, title: str) -> None:
+    with opened(browser, address) as page:
+        at(page, route)
+        assert page.text_content("main h1") == title
+
+
+def test_several_runs_lie_on_one_axis(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        at(page, "learning/small")
+        page.wait_for_selector("text=Put other runs")
+        page.check("[value=bare]")
+        until(lambda: len(page.query_selector_all(".st-loss .be-entry")) == 2)
+        assert page.evaluate("location.hash") == "#/learning/small,bare"
+        assert "the same" in page.text_content(".st-differences")
+
+
+def test_the_theme_follows_the_system_and_the_switch(browser: Any, address: str) -> None:
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    with opened(browser, address, color_scheme="dark") as page:
+        dark = page.evaluate(paper)
+        page.click("#theme")
+        assert page.evaluate(paper) != dark
+        page.reload()
+        page.wait_for_selector("main h1")
+        assert page.evaluate(paper) != dark
+
+
+# What is shown is what Python computes -----------------------------------------------------------------------------------
+
+
+def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, address: str, folder: Path) -> None:
+    off = "blocks.1.attn.hook_z[head=2]"
+    with opened(browser, address) as page:
+        at(page, "look/small")
+        page.fill(".be-text", "how deep")
+        page.click("be-attention-wall .be-switch >> nth=6")  # layer 1, head 2
+        page.wait_for_selector(".be-compared")
+        page.wait_for_timeout(500)
+        shown = json.loads(page.evaluate(SHOWN))
+    subject = Run(folder / "small")
+    said = [{"role": "user", "content": "how deep"}]
+    whole, without = look(subject, said), edit(subject, said, {off: zero})
+    assert shown["tokens"] == without.ids
+    pattern = without["blocks.*.attn.hook_pattern"].flatten().tolist()
+    assert shown["pattern"] == pytest.approx(pattern, abs=CLOSE)
+    for token, percents in shown["bars"]:
+        before, after = (100 * float(view.probs_TV[-1, token]) for view in (whole, without))
+        assert percents == pytest.approx([before, after], abs=0.6)  # as they are rounded
+
+
+SHOWN = """() => {
+  const wall = document.querySelector("be-attention-wall").data;
+  const tokens = document.querySelector(".be-look be-token-row").data.tokens.map(({id}) => id);
+  const bars = [...document.querySelectorAll("be-probability-bars li")].map((line) => {
+    const id = Number(/token (\\d+)/.exec(line.dataset.words)[1]);
+    return [id, line.querySelector(".be-number").textContent.split("→").map((x) => parseFloat(x.replace("<", "")))];
+  });
+  return JSON.stringify({tokens, pattern: [...wall.pattern.data], bars});
+}"""
+
+
+# The interface is quick enough for a hand --------------------------------------------------------------------------------
+
+
+def test_the_page_is_light(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        sizes = page.evaluate(
+            "() => performance.getEntriesByType('resource').map((each) => [each.name, each.decodedBodySize])"
+        )
+        weight = sum(size for name, size in sizes if re.search(r"\.(js|css)$", name))
+        assert 0 < weight < 400_000
