@@ -285,7 +285,7 @@ def test_the_theme_follows_the_system_and_the_switch(browser: Any, address: str)
         assert page.evaluate(paper) != dark
 
 
-# What is shown is what Python computes -----------------------------------------------------------------------------------
+# What is shown is what Python computes -------------------------------------------------------------------------------
 
 
 def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, address: str, folder: Path) -> None:
@@ -319,7 +319,7 @@ SHOWN = """() => {
 }"""
 
 
-# The interface is quick enough for a hand --------------------------------------------------------------------------------
+# The interface is quick enough for a hand ------------------------------------------------------
 
 
 def test_the_page_is_light(browser: Any, address: str) -> None:

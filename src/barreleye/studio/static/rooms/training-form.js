@@ -62,6 +62,7 @@ export class TrainingForm {
       const option = ({ name, description }) => make("option", { value: name, title: description }, name);
       this.persona.replaceChildren(...personas.map(option));
       this.name.title = `a folder in ${folder}`;
+      this.persona.value = Object.keys(presets)[0]; // the house's own character is called as its preset
       this.preset.replaceChildren(...Object.keys(presets).map((name) => make("option", { value: name }, name)));
       this.#fill();
       this.start.disabled = false;
