@@ -27,7 +27,7 @@ from barreleye.training.grow import grow
 
 sys.path.insert(0, str(Path(__file__).parent))
 import browser as browsers
-from conftest import LLAMA, SHAPE
+from conftest import LLAMA, SHAPE, TEXT
 
 CLOSE = 1e-3
 PARTS = dict(
@@ -56,8 +56,9 @@ def learned(tmp_path_factory):
 def all_runs(runs, tmp_path_factory):
     """Every part that engine.js has is in one of them."""
     folder = tmp_path_factory.mktemp("parts")
+    (folder / "text.txt").write_text(TEXT)
     made = {
-        name: grow("fish", out=folder / name, conversations=100, vocab=400, **(SHAPE | dict(steps=10) | parts))
+        name: grow(out=folder / name, text=folder / "text.txt", **(SHAPE | dict(steps=10) | parts))
         for name, parts in PARTS.items()
     }
     return runs | made

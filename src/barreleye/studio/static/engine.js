@@ -187,64 +187,68 @@ export function linear(weights, name, x_TC) {
   return y_TR;
 }
 
-/** One position: four rows at a time, so that each number of x is fetched once for all of them. */
+/** One position: eight rows at a time, so that each number of x is fetched once for all of them. */
 function multiplyOne({ rows, columns: width, int8 }, x, y) {
   const end = (rows - 1) * width; // the last row may come again; what is written beyond the end of y is dropped
-  for (let r = 0; r < rows; r += 4) {
+  for (let r = 0; r < rows; r += 8) {
     const at0 = r * width;
     const at1 = Math.min(at0 + width, end);
     const at2 = Math.min(at1 + width, end);
     const at3 = Math.min(at2 + width, end);
-    let [y0, y1, y2, y3] = [0, 0, 0, 0];
+    const at4 = Math.min(at3 + width, end);
+    const at5 = Math.min(at4 + width, end);
+    const at6 = Math.min(at5 + width, end);
+    const at7 = Math.min(at6 + width, end);
+    let [a, b, c, d, e, f, g, h] = [0, 0, 0, 0, 0, 0, 0, 0];
     for (let i = 0; i < width; i++) {
       const value = x[i];
-      y0 += int8[at0 + i] * value;
-      y1 += int8[at1 + i] * value;
-      y2 += int8[at2 + i] * value;
-      y3 += int8[at3 + i] * value;
+      a += int8[at0 + i] * value;
+      b += int8[at1 + i] * value;
+      c += int8[at2 + i] * value;
+      d += int8[at3 + i] * value;
+      e += int8[at4 + i] * value;
+      f += int8[at5 + i] * value;
+      g += int8[at6 + i] * value;
+      h += int8[at7 + i] * value;
     }
-    y.set([y0, y1, y2, y3].slice(0, rows - r), r);
+    [y[r], y[r + 1], y[r + 2], y[r + 3]] = [a, b, c, d];
+    [y[r + 4], y[r + 5], y[r + 6], y[r + 7]] = [e, f, g, h];
   }
 }
 
 /** Many positions, four at a time, each with two rows. */
 function multiplyMany({ rows, columns: width, int8 }, x, y) {
-  const end = x.length - width; // the last position may come again, and so may the last row
+  const n = x.length / width;
   for (let r = 0; r < rows; r += 2) {
-    const r1 = Math.min(r + 1, rows - 1);
+    const r1 = Math.min(r + 1, rows - 1); // the last row may come again, and so may the last position
     const row0 = new Float64Array(int8.subarray(r * width, (r + 1) * width));
     const row1 = new Float64Array(int8.subarray(r1 * width, (r1 + 1) * width));
-    for (let t = 0; t * width < x.length; t += 4) {
-      const at = [0, 1, 2, 3].map((more) => Math.min((t + more) * width, end));
-      const sums = eightDots(row0, row1, x, at[0], at[1], at[2], at[3]);
-      for (let k = 0; k < 4; k++) {
-        const to = (at[k] / width) * rows;
-        y[to + r] = sums[k];
-        y[to + r1] = sums[k + 4];
+    for (let t = 0; t < n; t += 4) {
+      const t1 = Math.min(t + 1, n - 1);
+      const t2 = Math.min(t + 2, n - 1);
+      const t3 = Math.min(t + 3, n - 1);
+      const [at0, at1, at2, at3] = [t * width, t1 * width, t2 * width, t3 * width];
+      let [a0, b0, c0, d0, a1, b1, c1, d1] = [0, 0, 0, 0, 0, 0, 0, 0];
+      for (let i = 0; i < width; i++) {
+        const w0 = row0[i];
+        const w1 = row1[i];
+        const a = x[at0 + i];
+        const b = x[at1 + i];
+        const c = x[at2 + i];
+        const d = x[at3 + i];
+        a0 += w0 * a;
+        b0 += w0 * b;
+        c0 += w0 * c;
+        d0 += w0 * d;
+        a1 += w1 * a;
+        b1 += w1 * b;
+        c1 += w1 * c;
+        d1 += w1 * d;
       }
+      [y[t * rows + r], y[t1 * rows + r], y[t2 * rows + r], y[t3 * rows + r]] = [a0, b0, c0, d0];
+      [y[t * rows + r1], y[t1 * rows + r1], y[t2 * rows + r1], y[t3 * rows + r1]] = [a1, b1, c1, d1];
     }
   }
-}
-
-function eightDots(row0, row1, x, at0, at1, at2, at3) {
-  let [a0, b0, c0, d0, a1, b1, c1, d1] = [0, 0, 0, 0, 0, 0, 0, 0];
-  for (let i = 0; i < row0.length; i++) {
-    const w0 = row0[i];
-    const w1 = row1[i];
-    const a = x[at0 + i];
-    const b = x[at1 + i];
-    const c = x[at2 + i];
-    const d = x[at3 + i];
-    a0 += w0 * a;
-    b0 += w0 * b;
-    c0 += w0 * c;
-    d0 += w0 * d;
-    a1 += w1 * a;
-    b1 += w1 * b;
-    c1 += w1 * c;
-    d1 += w1 * d;
-  }
-  return [a0, b0, c0, d0, a1, b1, c1, d1];
 }
 
 /** LayerNorm, which has a bias, or RMSNorm, which has none; over as many channels as its gain has. */
@@ -350,26 +354,4 @@ function columns(x, n, width, first, count) {
   const y = new Float32Array(n * count);
   for (let t = 0; t < n; t++) y.set(x.subarray(t * width + first, t * width + first + count), t * count);
   return y;
-}
-
-/**
- * The weights out of the bytes that `export/html.py` packs: first all that is float32 (of a matrix its scales, one for
- * each row), then the matrices in int8; both in the order of `shapes`.
- * @param {{[name: string]: {shape: number[], int8: boolean}}} shapes
- * @param {ArrayBuffer} buffer
- * @returns {Weights}
- */
-export function unpack(shapes, buffer) {
-  const weights = {};
-  let at = 0;
-  for (const [name, { shape, int8 }] of Object.entries(shapes)) {
-    const numbers = new Float32Array(buffer, at, int8 ? shape[0] : shape.reduce((a, b) => a * b));
-    weights[name] = int8 ? { rows: shape[0], columns: shape[1], int8: null, scales: numbers } : numbers;
-    at += numbers.byteLength;
-  }
-  for (const matrix of Object.values(weights).filter((weight) => "int8" in weight)) {
-    matrix.int8 = new Int8Array(buffer, at, matrix.rows * matrix.columns);
-    at += matrix.int8.length;
-  }
-  return weights;
 }

@@ -18,9 +18,10 @@
 
 import { attribution, expected, lens, neurons, pattern, read, residual, stages } from "./answers.js";
 import { switchedOff } from "./edits.js";
-import { KVCache, forward, unpack } from "./engine.js";
+import { KVCache, forward } from "./engine.js";
 import { randomNumbers, sample, topK } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
+import { unpack } from "./weights.js";
 
 const LONGEST_REPLY = 128;
 const LONGEST_TEXT = 200; // tokens, of a model that goes on with a text
