@@ -93,10 +93,10 @@ def test_damaged_data_are_refused_with_their_line(runs, head_client, elsewhere):
     assert "train.jsonl:1: " in refused(head_client.get("/api/runs/fish/data"), 400)
     file.write_text("[" * 10_000 + "\n")
     assert "train.jsonl:1: " in refused(head_client.get("/api/runs/fish/data"), 400)
-    file.unlink()
-    assert "there is no such file" in refused(head_client.get("/api/runs/fish/data"), 400)
     (elsewhere / "fish" / "data" / "report.json").write_text("[" * 100_000)
     assert "report.json" in refused(head_client.get("/api/runs/fish/data"), 400)
+    file.unlink()
+    assert "there is no such file" in refused(head_client.get("/api/runs/fish/data"), 400)
 
 
 def test_an_imported_model_brought_no_data(runs, head_client, elsewhere):
