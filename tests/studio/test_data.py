@@ -96,7 +96,7 @@ def test_damaged_data_are_refused_with_their_line(runs, head_client, elsewhere):
     (elsewhere / "fish" / "data" / "report.json").write_text("[" * 100_000)
     assert "report.json" in refused(head_client.get("/api/runs/fish/data"), 400)
     file.unlink()
-    refused(head_client.get("/api/runs/fish/data"), 400)
+    assert "there is no such file" in refused(head_client.get("/api/runs/fish/data"), 400)
 
 
 def test_an_imported_model_brought_no_data(runs, head_client, elsewhere):

@@ -82,6 +82,11 @@ def test_a_look_is_what_the_lens_computes(runs, head_client, read, step):
     assert 0 < header["seconds"] < 60
 
 
+def test_a_text_may_be_read_as_it_stands(runs, head_client):
+    header, _ = asked(head_client, "fish", text="Hello", as_text=True)
+    assert [token["id"] for token in header["tokens"]] == runs["fish"].tokenizer.encode("Hello")
+
+
 def test_a_head_switched_off_is_an_edit(runs, head_client):
     _, arrays = asked(head_client, "fish", text="hi", off=OFF, want=["logits"])
     np.testing.assert_array_equal(arrays["logits"], edit(runs["fish"], "hi", dict.fromkeys(OFF, zero)).logits_TV[-1])
@@ -131,6 +136,13 @@ def test_a_look_that_cannot_be_is_refused_in_one_line(head_client, request_, lin
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000])
 def test_a_body_that_is_no_request_is_refused_in_one_line(head_client, body):
     answer = head_client.post("/api/runs/fish/look", content=body, headers={"content-type": "application/json"})
+    refused(answer, 400)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "true", "1" * 5000])
+def test_a_number_that_is_none_is_refused_in_one_line(head_client, number):
+    body = json.dumps({"turns": HELLO, "sampling": {"temperature": "#"}}).replace('"#"', number)
+    answer = head_client.post("/api/runs/fish/talk", content=body, headers={"content-type": "application/json"})
     refused(answer, 400)
 
 

@@ -38,11 +38,17 @@ class Question:
     k: int = 10
 
 
-def look(subject: Subject, text: Text, off: Iterable[str] = (), question: Question | None = None) -> Frame:
-    """Read a text with the parts at some addresses taken out, and answer. Raises ValueError as the lens does, and for
-    more than a page can be sent."""
+def look(
+    subject: Subject,
+    text: Text,
+    off: Iterable[str] = (),
+    question: Question | None = None,
+    chat: bool | None = None,
+) -> Frame:
+    """Read a text (`chat` as in `lens.look`) with the parts at some addresses taken out, and answer. Raises ValueError
+    as the lens does, and for more than a page can be sent."""
     question, config = question or Question(), subject.model.config
-    ids = encode(subject, text)
+    ids = encode(subject, text, chat)
     check_size(config, len(ids), question)
     view = edit(subject, ids, dict.fromkeys(off, zero), names=held(config, question))
     return glance(view, question)

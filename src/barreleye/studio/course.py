@@ -3,6 +3,7 @@ points are given as can be drawn, the lowest and the highest of each stretch, so
 
 import json
 import math
+import operator
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +29,17 @@ class Series:
         self.steps, self.values = array("q"), array("d")
 
     def add(self, step: int, value: float) -> None:
-        self.steps.append(step)
-        self.values.append(value)
+        if not self.steps or self.steps[-1] <= step:  # a record goes forward
+            self.steps.append(step)
+            self.values.append(value)
+
+    def extend(self, steps: "array[int]", values: "array[float]") -> None:
+        if all(map(operator.le, steps, steps[1:])) and not (self.steps and steps and self.steps[-1] > steps[0]):
+            self.steps.extend(steps)
+            self.values.extend(values)
+        else:
+            for step, value in zip(steps, values, strict=True):
+                self.add(step, value)
 
     def curve(self, since: int, points: int) -> list[tuple[int, float | None]]:
         """(step, value), at most so many, of the steps after `since`."""
@@ -107,18 +117,26 @@ class Course:
             whole += end
             self._at += len(whole)
             self._before = (self._before + whole)[-REMEMBERED:]
-            for line in parsed(whole):
-                self._add(line)
+            lines = [line for line in parsed(whole) if has_step(line)]
+            self.lines += len(lines)
+            self.step = max((line["step"] for line in lines), default=self.step)
+            self._add_steps([line for line in lines if "loss" in line])
+            for line in lines:
+                if "loss" not in line:
+                    self._add(line)
+
+    def _add_steps(self, lines: Sequence[Table]) -> None:
+        """The lines of the steps themselves, of which there are many, at once."""
+        steps = array("q", [line["step"] for line in lines])
+        for key in OF_A_STEP if lines else ():
+            values: list[Any] = [line.get(key) for line in lines]
+            try:
+                self.series.setdefault(key, Series()).extend(steps, array("d", values))
+            except (TypeError, OverflowError):  # some of them are no numbers
+                self.series[key].extend(steps, array("d", map(number, values)))
 
     def _add(self, line: Table) -> None:
-        step = line.get("step")
-        if type(step) is not int or not 0 <= step <= LAST_STEP:
-            return
-        self.lines, self.step = self.lines + 1, max(self.step, step)
-        if "loss" in line:
-            for key in OF_A_STEP:
-                self._put(key, step, line.get(key))
-            return
+        step = line["step"]
         for key, value in line.items():
             if key in ("held_out", "held_out_whole"):
                 self._score(key, step, value)
@@ -152,10 +170,13 @@ class Course:
                     self.per_byte[part] = bits / loss
 
     def _put(self, name: str, step: int, value: Any) -> None:
-        series = self.series.setdefault(name, Series())
-        if series.steps and step < series.steps[-1]:
-            return  # a record goes forward
-        series.add(step, number(value))
+        if name not in self.series:
+            self.series[name] = Series()
+        self.series[name].add(step, number(value))
+
+
+def has_step(line: Table) -> bool:
+    return type(line.get("step")) is int and 0 <= line["step"] <= LAST_STEP
 
 
 def parsed(lines: bytes) -> Iterator[Table]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 
 from barreleye.data.chats import parse_chat_line
 from barreleye.data.merging import merge_moves
+from barreleye.data.text import check_file
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.lens.subject import Subject, saved_ns
 from barreleye.lens.weights import pca
@@ -63,6 +64,8 @@ def data(
     files = run.documents()
     if side not in files:
         raise ValueError(f"side: there is no {side!r}; there are {', '.join(files)}")
+    for file in files.values():
+        check_file(file)
     read = text_page if kind == "text" else chat_page
     report = run.split_report()
     count_of = {each: (file.stat().st_size if kind == "text" else lines_in(file)) for each, file in files.items()}

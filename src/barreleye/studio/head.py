@@ -45,7 +45,10 @@ Want = Literal["pattern", "lens", "stages", "residual", "neurons", "attribution"
 
 
 class LookRequest(Request_):
-    """What is asked of a look: exactly one of text, turns and ids is read."""
+    """What is asked of a look: exactly one of text, turns and ids is read.
+
+    text: for a model that learned chats, what a person says to it; as it stands, if `as_text`.
+    """
 
     text: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = None
     turns: Turns | None = None
@@ -58,6 +61,7 @@ class LookRequest(Request_):
     position: int | None = None
     token: int | None = None
     k: Annotated[int, Field(ge=1, le=MOST_K)] | None = None
+    as_text: bool = False
 
     @model_validator(mode="after")
     def one_thing_to_read(self) -> "LookRequest":
@@ -111,7 +115,7 @@ def look(name: str, asked: LookRequest, request: Request) -> Response:
     began = time.perf_counter()
     subject = subject_at(request, name, asked.step)
     with computing:
-        frame = answers.look(subject, asked.read(), asked.off, asked.question())
+        frame = answers.look(subject, asked.read(), asked.off, asked.question(), False if asked.as_text else None)
     frame = Frame({**frame.header, "seconds": time.perf_counter() - began}, frame.arrays)
     return Response(frame.encode(), media_type="application/octet-stream")
 

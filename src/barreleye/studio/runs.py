@@ -3,21 +3,20 @@
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException, Request
 
 from barreleye import config as knobs
-from barreleye.config import Config, ModelConfig, Sampling
+from barreleye.config import Config, Sampling
 from barreleye.data.corpus import parse_mix
 from barreleye.data.sheet_file import load_persona, persona_names, sheet_path
 from barreleye.files import tensor_shapes
-from barreleye.model.count import count
 from barreleye.run import MAY_CHANGE, MAY_MOVE, Run, check_free
 from barreleye.studio import trainings
 from barreleye.studio.names import NoSuchRun
@@ -89,7 +88,6 @@ def choices(request: Request) -> Table:
             name: {
                 "about": preset.about,
                 "knobs": {**dataclasses.asdict(preset.model), **dataclasses.asdict(preset.train)},
-                "parameters": parameters(dataclasses.replace(preset.model, vocab_size=preset.usual_vocab)),
             }
             for name, preset in knobs.PRESETS.items()
         },
@@ -166,11 +164,9 @@ def _standing(path: Path) -> Table:
         "steps": config.train.steps,
         "kind": "text" if config.data.kind == "text" else "chat",
         "source": printable(", ".join(sources_of(config))),
-        "parameters": parameters(config.model) if config.model.vocab_size else None,
+        "parameters": None if saved is None else parameters(path),
         "loss": loss,
     }
-    if saved is not None and not learning:
-        check_whole(path)
     if config.data.kind == "import":
         return row | {"state": "imported"}
     if saved is not None and not learning and saved >= config.train.steps:
@@ -199,12 +195,12 @@ def abrupt(step: int, saved: int) -> str:
     return f"it ended at step {step} without saving (killed, or the machine went down); it goes on from step {saved}"
 
 
-def check_whole(path: Path) -> None:
-    """Raises ValueError where the files that every room needs are missing or cut short. What is in them is checked when
-    they are opened."""
+def parameters(path: Path) -> int:
+    """How many the weights' header names. Raises ValueError where the files that every room needs are missing or cut
+    short; what is in them is checked when they are opened."""
     if not (path / "model" / "tokenizer.json").is_file():
         raise ValueError(f"{path / 'model' / 'tokenizer.json'}: there is no such file")
-    tensor_shapes(path / "model" / "model.safetensors")
+    return sum(math.prod(shape) for _, shape in tensor_shapes(path / "model" / "model.safetensors").values())
 
 
 def latest(path: Path) -> tuple[int, float | None]:
@@ -230,12 +226,7 @@ def latest(path: Path) -> tuple[int, float | None]:
 def finite_number(value: Any) -> float | None:
     """A number that JSON can hold."""
     number = float(value)
-    return number if number - number == 0 else None
-
-
-@lru_cache(256)
-def parameters(model: ModelConfig) -> int:
-    return count(model).parameters
+    return number if math.isfinite(number) else None
 
 
 def sources_of(config: Config) -> Iterator[str]:
