@@ -119,7 +119,8 @@ def test_a_newcomer_grows_talks_and_looks(browser: Any, tmp_path: Path) -> None:
         talk_and_open(page)
         switch_a_head(page)
         travel(page)
-    carry_away(browser, Run(tmp_path / "runs" / "mine"), tmp_path / "mine.html")
+        carry_away(page, tmp_path / "mine.html")
+    chat_offline(browser, tmp_path / "mine.html")
 
 
 def begin(page: Any, name: str) -> None:
@@ -201,10 +202,17 @@ def travel(page: Any) -> None:
     until(lambda: f"step {FORM['steps']}" in page.text_content("be-time-slider output"))
 
 
-def carry_away(browser: Any, run: Run, file: Path) -> None:
-    """The same fish as a file, from the disk and offline."""
-    html = pytest.importorskip("barreleye.export.html")
-    html.export_html(run, file)
+def carry_away(page: Any, file: Path) -> None:
+    """By the link of the run, as a person saves a file."""
+    at(page, "runs")
+    with page.expect_download() as download:
+        page.click("[data-run=mine] >> text=as a file")
+    download.value.save_as(file)
+    assert download.value.suggested_filename == "mine.html"
+
+
+def chat_offline(browser: Any, file: Path) -> None:
+    """The same fish, from the disk."""
     with browsers.opened(browser, file) as page:
         page.fill("be-chat-box textarea", SAYINGS[0])
         page.press("be-chat-box textarea", "Enter")

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from barreleye.studio import data, head, learning, pages, runs
+from barreleye.studio import carry, data, head, learning, pages, runs
 from barreleye.studio.guard import Guard
 from barreleye.studio.refusals import add_refusals, refused
 from barreleye.studio.trainings import WrongState
@@ -30,7 +30,7 @@ def make_app(folder: Path, token: str) -> FastAPI:
     )
     app.state.folder = folder.absolute()
     app.state.leaving = threading.Event()
-    for room in (runs, learning, head, data, pages):  # the pages last: theirs is whatever no other is asked for
+    for room in (runs, learning, head, data, carry, pages):  # the pages last: theirs is whatever no other is asked for
         app.include_router(room.router)
     add_refusals(app)
     app.add_exception_handler(WrongState, _wrong_state)

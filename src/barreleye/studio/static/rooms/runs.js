@@ -6,6 +6,7 @@ import { count } from "./head.js";
 import { RunButtons } from "./run-buttons.js";
 import { TrainingForm } from "./training-form.js";
 
+const CARRIED = ["finished", "imported", "paused", "stopped"];
 const ROOMS = ["learning", "talk", "look", "time", "data"];
 
 export class RunsRoom extends HTMLElement {
@@ -59,9 +60,11 @@ class Row {
     this.problem = make("p", { class: "be-problem", hidden: true });
     this.buttons = new RunButtons(studio, name);
     this.links = ROOMS.map((room) => make("a", { href: `#/${room}/${part(name)}` }, room));
+    // The name is the browser's to make safe; the address is encoded.
+    this.file = make("a", { href: `/api/runs/${part(name)}/file`, download: `${name}.html`, title: "the model and its rooms as one page, which needs no studio and no network" }, "as a file");
     const top = make("div", { class: "st-run-top" }, make("h2", { class: "st-title" }, name), this.state);
     const going = make("div", { class: "st-run-going" }, this.bar, this.step, this.loss);
-    const ways = make("div", { class: "be-tools" }, ...this.links, this.buttons.element);
+    const ways = make("div", { class: "be-tools" }, ...this.links, this.file, this.buttons.element);
     this.element = make("article", { class: "be-card st-run" }, top, this.about, going, this.problem, ways);
     this.element.dataset.run = name;
   }
@@ -79,6 +82,7 @@ class Row {
     write(this.problem, problem ?? "");
     this.problem.hidden = !problem;
     for (const link of this.links) link.hidden = corrupt;
+    this.file.hidden = !CARRIED.includes(state); // there are weights
     this.buttons.draw(run);
   }
 }
