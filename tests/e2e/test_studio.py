@@ -276,7 +276,7 @@ def test_several_runs_lie_on_one_axis(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         at(page, "learning/small")
         page.wait_for_selector("text=Put other runs")
-        page.check("[value=bare]")
+        page.check("input[value=bare]")
         until(lambda: len(page.query_selector_all(".st-loss .be-entry")) == 2)
         assert page.evaluate("location.hash") == "#/learning/small,bare"
         assert "the same" in page.text_content(".st-differences")
