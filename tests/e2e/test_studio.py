@@ -113,7 +113,7 @@ def test_a_newcomer_grows_talks_and_looks(browser: Any, tmp_path: Path) -> None:
         # No run yet: the form is open, and every other room says where to begin.
         at(page, "talk")
         assert "No run yet" in page.text_content("main h1")
-        page.click("text=start a training")
+        page.click("a.st-button")
         begin(page, "mine")
         watch(page, tmp_path / "runs" / "mine")
         talk_and_open(page)
