@@ -1,7 +1,6 @@
 /** A form that starts a training: a character, a preset, and the handful of knobs that teach. */
 
 import { make } from "../elements/define.js";
-import { count } from "./head.js";
 
 /** Names as in `config.py`; what stays as the preset has it is not sent. */
 const KNOBS = [
@@ -51,7 +50,7 @@ export class TrainingForm {
     });
   }
 
-  /** The characters and the presets, when the form is opened first. */
+  /** The characters, the presets and the knobs that there are. */
   async prepare() {
     if (this.presets) return;
     this.about.textContent = "One moment: reading which characters and presets there are.";
@@ -88,9 +87,9 @@ export class TrainingForm {
   }
 
   #fill() {
-    const { about, parameters } = this.presets[this.preset.value];
+    const { about } = this.presets[this.preset.value];
     const knobs = this.#values();
-    this.about.textContent = `${this.preset.value}: ${about} (about ${count(parameters)} parameters)`;
+    this.about.textContent = `${this.preset.value}: ${about}`;
     for (const [name, input] of this.inputs) input.value = String(knobs[name]);
   }
 
