@@ -332,9 +332,9 @@ export function softmax(x, width) {
   for (let at = 0; at < x.length; at += width) {
     const row = x.subarray(at, at + width);
     const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
-    const exp = Float64Array.from(row, (value) => Math.exp(value - most));
-    const sum = exp.reduce((a, b) => a + b, 0);
-    for (let i = 0; i < width; i++) y[at + i] = exp[i] / sum;
+    let sum = 0;
+    for (let i = 0; i < width; i++) sum += y[at + i] = Math.exp(row[i] - most);
+    for (let i = 0; i < width; i++) y[at + i] /= sum;
   }
   return y;
 }

@@ -60,7 +60,8 @@ export function penalize(logits_V, seen, penalty) {
 export function probabilities(logits_V, sampling) {
   const most = logits_V[indexOfMost(logits_V)];
   const heat = Math.max(sampling.temperature, 1e-6);
-  const probs_V = Float64Array.from(logits_V, (logit) => Math.exp((logit - most) / heat));
+  const probs_V = new Float64Array(logits_V);
+  for (let token = 0; token < probs_V.length; token++) probs_V[token] = Math.exp((probs_V[token] - most) / heat);
   scaleToOne(probs_V);
   if (0 < sampling.top_k && sampling.top_k < probs_V.length) {
     const smallest = probs_V.slice().sort()[probs_V.length - sampling.top_k];
@@ -86,7 +87,7 @@ function keepTopP(probs_V, top_p) {
 
 function scaleToOne(probs_V) {
   const sum = probs_V.reduce((a, b) => a + b, 0);
-  probs_V.forEach((p, token) => (probs_V[token] = p / sum));
+  for (let token = 0; token < probs_V.length; token++) probs_V[token] /= sum;
 }
 
 /** Where the largest number stands. */

@@ -62,6 +62,7 @@ export class Tokenizer {
       if (!this.rank.has(pair)) this.rank.set(pair, rank);
     });
     this.words = new Map();
+    this.texts = [];
   }
 
   get vocabSize() {
@@ -127,7 +128,8 @@ export class Tokenizer {
 
   /** A token for the eye: "␣" for a space, "↵" for a newline, "\xf0" for a byte of a cut character. */
   tokenText(id) {
-    return Array.from(forTheEye(this.bytesOf[id])).map(escaped).join("");
+    this.texts[id] ??= Array.from(forTheEye(this.bytesOf[id])).map(escaped).join("");
+    return this.texts[id];
   }
 
   /** The ids of a text as the model reads it, each with its text for the eye. */
