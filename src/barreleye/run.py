@@ -274,10 +274,10 @@ class Run:
     def last_writer(self) -> int | None:
         """The process that holds the lock, or was the last to hold it; None where it did not say."""
         try:
-            said = (self.path / "lock").read_bytes()[:20].strip()
+            said = (self.path / "lock").read_bytes().strip()
         except OSError:
             return None
-        return int(said) if said.isdigit() else None
+        return int(said) if len(said) < 11 and said.isdigit() and 0 < int(said) < 2**31 else None
 
 
 def latest_score(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -1,10 +1,15 @@
+import shutil
+
 import pytest
 
 pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from barreleye.run import Run
 from barreleye.studio import data, head
+from barreleye.studio.app import make_app
+from barreleye.studio.guard import TOKEN_HEADER
 from barreleye.studio.refusals import add_refusals
 from barreleye.training.grow import grow
 
@@ -49,3 +54,34 @@ def elsewhere(head_client, tmp_path):
     head_client.app.state.folder = tmp_path
     yield tmp_path
     head_client.app.state.folder = there
+
+
+TOKEN = "k" * 43
+ADDRESS = "http://127.0.0.1:8123"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty one for runs."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(folder):
+    """The whole studio over that folder, for who has the key."""
+    with TestClient(make_app(folder, TOKEN), base_url=ADDRESS, headers={TOKEN_HEADER: TOKEN}) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(folder):
+    """The same without the key."""
+    with TestClient(make_app(folder, TOKEN), base_url=ADDRESS, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def letters(folder, runs):
+    """A run of one's own to damage: a finished one of text."""
+    shutil.copytree(runs["letters"].path, folder / "letters")
+    return Run(folder / "letters")

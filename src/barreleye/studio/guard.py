@@ -17,7 +17,6 @@ from barreleye.studio.refusals import refused
 
 TOKEN_HEADER = "x-barreleye-token"
 LARGEST_BODY = 4 * 2**20  # bytes: a conversation that fills any context of ours
-LONGEST_QUERY = 2**16
 SAFE = ("GET", "HEAD")
 FROM_HERE = ("same-origin", "none")  # the page itself; an address that was typed or opened by another program
 
@@ -64,8 +63,6 @@ class Guard:
             return refused(403, "another page may not ask the studio")
         if any(site not in FROM_HERE for site in headers.getlist("sec-fetch-site")):
             return refused(403, f"another page may not ask the studio; {OPEN_IT}")
-        if len(scope["query_string"]) > LONGEST_QUERY:
-            return refused(414, "the address is too long")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             return refused(400, "content-length is no number")

@@ -7,6 +7,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,7 @@ def choices(request: Request) -> Table:
     ]
     return {
         "folder": printable(str(request.app.state.folder)),
-        "personas": [{"name": name, "description": load_persona(name).description} for name in persona_names()],
+        "personas": characters(),
         "presets": {
             name: {
                 "about": preset.about,
@@ -96,6 +97,12 @@ def choices(request: Request) -> Table:
             for section, field in fields
         },
     }
+
+
+@cache
+def characters() -> list[Table]:
+    """Those that come with the package. Their sheets take a moment to read."""
+    return [{"name": name, "description": load_persona(name).description} for name in persona_names()]
 
 
 def entries(folder: Path) -> list[Path]:
