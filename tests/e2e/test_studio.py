@@ -66,8 +66,9 @@ def studio(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
-    """A page of the studio. In the end: nothing on the console, and no request to anywhere else."""
+def opened(browser: Any, address: str, refused: int = 0, **options: Any) -> Iterator[Any]:
+    """A page of the studio. In the end: nothing on the console, and no request to anywhere else. refused: requests that
+    the studio refuses, which the browser itself writes there."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
     context.set_default_timeout(browsers.PATIENCE)
     page, said, asked = context.new_page(), [], []
@@ -81,7 +82,8 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     finally:
         context.close()
     home = address.split("?")[0]
-    assert said == []
+    assert [words for words in said if "status of 4" not in words] == []
+    assert len(said) == refused
     assert [url for url in asked if not url.startswith((home, "data:"))] == []
 
 
@@ -130,13 +132,19 @@ def begin(page: Any, name: str) -> None:
     page.click(".st-form details summary")
     for knob, value in FORM.items():
         page.fill(f".st-form [name={knob}]", str(value))
-    page.fill(".st-form [name=name]", "../elsewhere")
-    page.press(".st-form [name=name]", "Enter")
-    page.wait_for_selector(".st-form .be-problem:not([hidden])")
-    assert "cannot be a folder's" in page.text_content(".st-form .be-problem")
     page.fill(".st-form [name=name]", name)
     page.press(".st-form [name=name]", "Enter")
     page.wait_for_selector(".st-status")
+
+
+def test_a_form_that_is_wrong_says_why(browser: Any, tmp_path: Path) -> None:
+    with studio(tmp_path / "runs") as address, opened(browser, address, refused=2) as page:
+        page.wait_for_selector(".st-form .be-main:enabled")
+        for knob, value, words in (("name", "../elsewhere", "cannot be a folder's"), ("n_heads", "7", "d_model")):
+            page.fill(f".st-form [name={knob}]", value)
+            page.press(f".st-form [name={knob}]", "Enter")
+            page.wait_for_selector(f".st-form .be-problem >> text={words}")
+            page.fill(".st-form [name=name]", "")
 
 
 def watch(page: Any, run: Path) -> None:
