@@ -287,7 +287,7 @@ def test_several_runs_lie_on_one_axis(browser: Any, address: str) -> None:
         page.check("input[value=bare]")
         until(lambda: len(page.query_selector_all(".st-loss .be-entry")) == 2)
         assert page.evaluate("location.hash") == "#/learning/small,bare"
-        assert "the same" in page.text_content(".st-differences")
+        page.wait_for_selector(".st-differences >> text=the same")
 
 
 def test_the_theme_follows_the_system_and_the_switch(browser: Any, address: str) -> None:
