@@ -161,7 +161,7 @@ export class LookRoom {
       // One request: each is a pass of its own where the source is a server.
       const [{ header, arrays }, before] = await Promise.all([
         this.source.look({ ...edited, want, position, ...this.head }),
-        off.length ? this.source.look({ ...plain, want: ["logits"], position }) : null,
+        off.length ? this.#lookBefore({ ...plain, want: ["logits"], position }) : null,
       ]);
       if (asked !== this.asked) return;
       const { tokens, loss } = header;
@@ -183,6 +183,13 @@ export class LookRoom {
       this.problem.hidden = false;
       tell(this.element, "shown");
     }
+  }
+
+  /** With all heads on: the same, whichever of them is switched. */
+  #lookBefore(request) {
+    const key = JSON.stringify(request);
+    if (this.before?.key !== key) this.before = { key, glance: this.source.look(request) };
+    return this.before.glance;
   }
 
   #drawProbabilities({ text }, position, logits, before) {
