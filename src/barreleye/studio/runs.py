@@ -164,7 +164,8 @@ def _standing(path: Path) -> Table:
         config, step, loss, saved = trainings.planned(path) or Config(), 0, None, None
     else:
         opened = Run(path)
-        config, (step, loss), saved = opened.config, latest(path), opened.step
+        (step, loss), saved = latest(path), opened.step
+        config = (trainings.planned(path) if live and not learning else None) or opened.config
         step = step if live else max(step, saved)
     row: Table = {
         "step": step,
@@ -347,5 +348,5 @@ def resume(name: str, request: Request, form: Annotated[dict[str, Any] | None, B
     wanted = dataclasses.replace(opened.config.train, **options)
     if opened.step >= wanted.steps:
         raise trainings.WrongState(f"{path.name} has learned {opened.step} steps already; give it more steps to go on")
-    trainings.go_on(path, options)
+    trainings.go_on(path, dataclasses.replace(opened.config, train=wanted), options)
     return standing(path)

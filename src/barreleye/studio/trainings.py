@@ -47,11 +47,11 @@ def begin(path: Path, config: Config, sources: dict[str, Any], preset: str | Non
     _launch(path, [*words, *([] if persona is None else ["--", persona])], config)
 
 
-def go_on(path: Path, knobs: dict[str, Any]) -> None:
-    """`train --resume`. Raises WrongState where it is being trained."""
+def go_on(path: Path, config: Config, knobs: dict[str, Any]) -> None:
+    """`train --resume`. Raises WrongState where it is being trained. `config` is what the run will have by then."""
     if is_live(path):
         raise WrongState(f"{path.name} is being trained already; wait until it ends")
-    _launch(path, [f"--resume={path}", *options(knobs)])
+    _launch(path, [f"--resume={path}", *options(knobs)], config)
 
 
 def options(knobs: dict[str, Any]) -> list[str]:
@@ -67,7 +67,7 @@ def options(knobs: dict[str, Any]) -> list[str]:
     return words
 
 
-def _launch(path: Path, words: Sequence[str], config: Config | None = None) -> None:
+def _launch(path: Path, words: Sequence[str], config: Config) -> None:
     cache = path / "cache"
     with _beginning:
         cache.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,7 @@ def _launch(path: Path, words: Sequence[str], config: Config | None = None) -> N
                 raise WrongState(f"{path.name} is being trained already")
             log.truncate(0)
             (cache / ASKED).unlink(missing_ok=True)
-            if config is not None:
-                write_file(cache / PLAN, config.to_toml().encode())
+            write_file(cache / PLAN, config.to_toml().encode())
             process = subprocess.Popen(
                 # -P: no module of the folder where the studio was started takes the place of one of Python's.
                 [sys.executable, "-P", "-m", "barreleye", "train", "--quiet", *words],
@@ -193,7 +192,7 @@ def was_stopped(path: Path) -> bool:
 
 
 def planned(path: Path) -> Config | None:
-    """What a training will be that a studio began, and that has made no run yet."""
+    """What a training will be that a studio began, and that has not written it down yet."""
     try:
         return Config.from_toml(path / "cache" / PLAN)
     except (OSError, ValueError):
