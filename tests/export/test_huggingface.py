@@ -173,7 +173,7 @@ def test_the_card_shows_an_evaluation_only_while_it_is_of_these_weights(tmp_path
 def test_what_a_model_says_is_no_markup(tmp_path: Path) -> None:
     run = grow("fish", out=tmp_path / "run", conversations=60, vocab=300, context_length=64, **TINY)
     with (run.path / "metrics.jsonl").open("a") as file:
-        sample = {"prompt": "a `` b", "reply": "<script>|x|</script>\n# no"}
+        sample = {"prompt": "a``b ` c", "reply": "<script>|x|</script>\n# no"}
         file.write(json.dumps({"step": 4, "samples": [sample]}) + "\n")
     card = model_card(Run(run.path))
-    assert "> ``` a `` b ```" in card and "` <script>|x|</script> # no `" in card
+    assert "> ``` a``b ` c ```" in card and "` <script>|x|</script> # no `" in card

@@ -1,6 +1,7 @@
 """The model card: what a run is, in figures of its own, for whoever finds its model folder."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _samples(lines: list[dict[str, Any]]) -> list[str]:
 def _quoted(text: str) -> str:
     """In one line, as code: what a model says is no markup."""
     text = " ".join(text.split())
-    fence = "`" * (1 + max((len(run) for run in text.split() if set(run) == {"`"}), default=text.count("`")))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if text else "(nothing)"
 
 
