@@ -78,6 +78,13 @@ def test_the_corpus_is_read_back_as_it_was(run: Run, tmp_path: Path) -> None:
     assert Run(text.path).corpus() == TEXT_CORPUS
 
 
+def test_what_a_killed_one_left_in_the_model_folder_is_not_of_the_next(run: Run) -> None:
+    run.save_model(Transformer(run.config.model).state_dict())
+    tokenizer = learn_characters(TEXT)
+    text = create(run.path, configure(tokenizer, "text"), tokenizer, TEXT_CORPUS)
+    assert not {"chat_template.jinja", "model.safetensors"} & {file.name for file in (text.path / "model").iterdir()}
+
+
 def test_a_text_model_has_no_chat_template(tmp_path: Path) -> None:
     tokenizer = learn_characters(TEXT)
     run = create(tmp_path / "a", configure(tokenizer, "text"), tokenizer, TEXT_CORPUS)

@@ -349,6 +349,8 @@ def _write_model_folder(
 ) -> None:
     from barreleye.model.huggingface import small_files
 
+    for left in ("chat_template.jinja", "model.safetensors"):  # by one that was killed; not every model has them
+        (folder / left).unlink(missing_ok=True)
     source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
     write_file(folder / "tokenizer.json", tokenizer.to_json().encode())
     for name, content in small_files(config.model, tokenizer, source).items():

@@ -13,6 +13,7 @@ from barreleye.data.chat_format import Message, encode_chat
 from barreleye.export.check import ask, figures
 from barreleye.export.huggingface import export_huggingface
 from barreleye.export.peers import Transformers, answers
+from barreleye.export.plain import export_plain
 from barreleye.model.huggingface import architecture
 from barreleye.run import Run
 from barreleye.training import grow as growing
@@ -129,9 +130,15 @@ def test_a_model_that_is_none_of_theirs_is_refused_by_name(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folder_is_copied_whole(grown: dict[str, Run], tmp_path: Path) -> None:
+def test_the_folder_is_copied_whole(grown: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path) -> bytes:
+        raise AssertionError(f"{file} is read into memory")
+
     run = grown["llama"]
-    files = export_huggingface(run, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        files = export_huggingface(run, tmp_path / "out")
+        export_plain(run, tmp_path / "plain")
     assert {file.name for file in files} == {file.name for file in (run.path / "model").iterdir()}
     assert all(file.read_bytes() == (run.path / "model" / file.name).read_bytes() for file in files)
 
