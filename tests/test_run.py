@@ -122,7 +122,10 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     made = create(Path("runs") / "fish", configure(BPE), BPE, CHAT_CORPUS)
     for given in ("fish", "runs/fish", Path("runs/fish"), tmp_path / "runs" / "fish"):
-        assert find(given).resolve() == made.path.resolve()
+        assert find(given).resolve() == made.path.resolve() and Run(given).name == "fish"
+    monkeypatch.chdir(made.path)
+    assert Run(".").name == "fish"
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"there is no run at 'cat' \(runs here: fish\)"):
         find("cat")
     with pytest.raises(ValueError, match="there is no run at"):

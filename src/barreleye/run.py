@@ -59,7 +59,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name  # which "." has none of
 
     # What it learned -----------------------------------------------------------------------------------------------
 
