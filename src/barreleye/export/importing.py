@@ -53,6 +53,8 @@ def import_model(
     """
     if not str(source):
         raise ValueError("'' is neither a path nor a name on the Hub")
+    if name is not None and Path(name).name in ("", ".."):
+        raise ValueError(f"--name {name!r} is no name; give one, as fish, or a path, as runs/fish")
     path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or name_of(Path(source)))
     runs.check_free(path, "--name")
     place = locate(source)
