@@ -18,7 +18,9 @@ from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.chat_template import CHAT_TEMPLATE, HOUSE
 from barreleye.export.gguf import modelfile
 from barreleye.export.importing import import_model
+from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.grow import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
 from foreign import GUPPY, NANOGPT, SHAPES, decoder, save_guppy, save_model, save_nanogpt, tokenizer
@@ -122,6 +124,32 @@ def test_a_head_that_is_not_the_embedding_it_is_said_to_be() -> None:
     assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
 
 
+@torch.no_grad()
+def test_a_model_of_more_positions_than_any_of_ours() -> None:
+    theirs = save_model(Path("theirs"), "llama-mlp-biased-wide")
+    edit("theirs/config.json", max_position_embeddings=2**20)
+    with pytest.raises(ValueError, match="context_length must be at most 1000000"):
+        import_model("theirs", "ours")
+    tokens = torch.arange(16).view(1, 16)
+    assert_same_logits(import_model("theirs", "ours", context_length=16).load_model()(tokens), theirs(tokens).logits)
+
+
+def test_text_ends_where_the_model_ends_it() -> None:
+    save_model(Path("theirs"), "gpt2")
+    run = import_model("theirs", "ours")
+    model, end = run.load_model(), run.tokenizer.id_of("<|endoftext|>")
+    assert run.tokenizer.end_ids == {end}
+    with torch.no_grad():
+        model.ln_final.bias += 100 * model.embed.weight[end]  # it would say nothing else
+    assert "".join(generate(model, run.tokenizer, "a fish", 20)) == ""
+
+
+def test_an_imported_run_is_not_resumed() -> None:
+    save_model(Path("theirs"), "gpt2")
+    with pytest.raises(ValueError, match=r"runs/ours was imported, and has no training.*`--from runs/ours` begins one"):
+        resume(import_model("theirs", "ours"))
+
+
 def test_every_verb_opens_an_imported_run() -> None:
     save_model(Path("theirs"), "qwen3", template=CHAT_TEMPLATE)
     for command, says in {
@@ -203,52 +231,24 @@ def test_an_unknown_template_is_not_run_and_the_model_is_one_of_text(place: str)
     assert not Path("owned").exists()
 
 
-@pytest.mark.parametrize(
-    "system", ["fish", 'fish"', 'a """fish""" it is', "fish\rwater", "fish\r\nwater", 'fish"""\rPARAMETER top_k 1\r']
-)
+@pytest.mark.parametrize("system", ["fish", 'a """fish""" it is', "fish\rwater", 'fish"""\rPARAMETER top_k 1\r'])
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
-def test_a_system_text_is_taken_as_it_is_or_not_at_all(place: str, system: str) -> None:
-    from transformers import AutoTokenizer
-
+def test_a_system_text_is_taken_only_where_all_programs_read_it_alike(place: str, system: str) -> None:
+    """Jinja reads \\r as \\n; in a Modelfile, three quotes at the end of a line (\\r too) end a text."""
     save_model(Path("theirs"), "llama", template=QWEN2)
-    edit_tokenizer_config()
     template = QWEN2.replace("You are a helpful assistant.", system)
     if place == "chat_template.jinja":
         Path("theirs", place).write_bytes(template.encode())
     else:
         Path("theirs/chat_template.jinja").unlink()
-        edit(Path("theirs", place), chat_template=template)
+        Path("theirs", place).write_text(json.dumps({"chat_template": template}))
     said: list[str] = []
     run = import_model("theirs", "ours", say=said.append)
-    assert (run.tokenizer.chat is None) == ("it is loaded as a model of text: barreleye generate" in said)
     if run.tokenizer.chat is None:
-        assert "\r" in system
-        return
-    theirs = AutoTokenizer.from_pretrained("theirs").apply_chat_template(
-        [{"role": "user", "content": "hello"}], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    assert encode_chat([Message("user", "hello")], run.tokenizer, add_generation_prompt=True)[0] == list(theirs)
-    try:
-        commands = ollama_reads(modelfile("ours.gguf", run.config.model, run.tokenizer.chat))
-    except ValueError as refusal:
-        assert "\n" not in str(refusal)
-        return
-    assert [value for name, value in commands if name == "SYSTEM"] == [system]
-    assert [name for name, _ in commands] == ["FROM", "TEMPLATE", "SYSTEM", *["PARAMETER"] * 7]
-
-
-def ollama_reads(text: str) -> list[tuple[str, str]]:
-    """The commands of a Modelfile as Ollama's parser finds them: each goes on to the first end of a line (or \\r) where
-    the quotes of its value are closed."""
-    commands, line = [], ""
-    for character in text:
-        line += character
-        name, _, value = line.strip().partition(" ")
-        quote = next((quote for quote in ('"""', '"') if value.startswith(quote)), "")
-        if character in "\r\n" and value.endswith(quote) and len(value) >= 2 * len(quote):
-            commands.append((name, value[len(quote) : len(value) - len(quote)]))
-            line = ""
-    return [(name, value) for name, value in commands if name]
+        assert system != "fish" and said[-1] == "it is loaded as a model of text: barreleye generate"
+    else:
+        assert (run.tokenizer.chat.system, system, said) == ("fish", "fish", [])
+        assert 'SYSTEM """fish"""\n' in modelfile("ours.gguf", run.config.model, run.tokenizer.chat)
 
 
 # What is refused ---------------------------------------------------------------------------------------------------
@@ -412,10 +412,10 @@ def test_a_nanogpt_of_gpt2_tokens_takes_them_from_a_folder() -> None:
     [
         (dict(model_args=dict(n_layer=2)), "n_head = None; it must be a whole number"),
         (dict(model_args=ARGS | dict(use_rmsnorm=True)), "a fork"),
-        (dict(model_args=ARGS | dict(n_layer=1)), "has more layers than the 1"),
+        (dict(model_args=ARGS | dict(n_layer=1)), "has a tensor"),
         (dict(model_args=ARGS | dict(block_size=10**6)), "is of shape"),
         (dict(model={}), "the weights lack 'transformer.wte.weight'"),
-        (dict(model={"transformer.wte.weight": torch.ones(14, 32).to_sparse()}), "is of shape"),
+        (dict(model={"transformer.wte.weight": torch.ones(14, 32).to_sparse()}), "_rebuild_sparse_tensor, of which no"),
         (dict(path=Path("x")), "nothing else in it is run"),
         (dict(model_args=1), "num_hidden_layers = None"),
         (dict(model_args=1, config=1), "as GuppyLM writes them"),
@@ -425,7 +425,7 @@ def test_a_nanogpt_that_does_not_fit(more: dict[str, Any], says: str) -> None:
     Path("input.txt").write_text(TEXT)
     save_nanogpt(Path("theirs"), len(set(TEXT)), **more)
     with pytest.raises(ValueError, match=says) as refusal:
-        import_model("theirs", "ours", text="input.txt")
+        import_model("theirs", "ours", text=None if more.get("model_args") == 1 else "input.txt")
     assert "\n" not in str(refusal.value) and "theirs/ckpt.pt" in str(refusal.value)
 
 
@@ -447,6 +447,19 @@ def test_a_nanogpt_without_flash_attention_has_masks() -> None:
     save_nanogpt(Path("theirs"), len(set(TEXT)), model=held)
     ours = import_model("theirs", "ours", text="input.txt").load_model().state_dict()
     assert torch.equal(ours["embed.weight"], weights["transformer.wte.weight"])
+
+
+def test_options_that_a_checkpoint_has_no_use_for() -> None:
+    save_guppy(Path("theirs"), "hub")
+    Path("input.txt").write_text(TEXT)
+    with pytest.raises(ValueError, match="--text is for a nanoGPT"):
+        import_model("theirs", "ours", text="input.txt")
+    with pytest.raises(ValueError, match=r"--context-length 999: the model knows \d+ positions"):
+        import_model("theirs", "ours", context_length=999)
+    whole, short = import_model("theirs", "whole"), import_model("theirs", "short", context_length=8)
+    tokens = torch.arange(8).view(1, 8)
+    assert short.config.model.context_length == 8
+    assert torch.equal(short.load_model()(tokens), whole.load_model()(tokens))
 
 
 # GuppyLM -----------------------------------------------------------------------------------------------------------

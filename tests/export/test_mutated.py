@@ -17,7 +17,7 @@ from barreleye.config import ModelConfig
 from barreleye.data.chat_template import CHAT_TEMPLATE, recognize
 from barreleye.data.tokenizer import Tokenizer, learn_characters, parse
 from barreleye.export.ancestors import guppy, is_nanogpt, nanogpt, read_checkpoint
-from barreleye.export.from_huggingface import Weights, check_window, model_config, read_json
+from barreleye.export.from_huggingface import Weights, model_config, read_json
 from barreleye.export.importing import load_tokenizer
 from barreleye.files import tensor_shapes
 from barreleye.model.huggingface import our_shapes
@@ -91,16 +91,9 @@ def a_guppy_config(folder: Path) -> Path:
 # How they read it --------------------------------------------------------------------------------------------------
 
 
-def judge_config(theirs: Any) -> None:
-    config, _ = model_config(theirs)
-    check_window(theirs, config.context_length)
-
-
 def judge_folder(folder: Path) -> None:
     """All of a model folder but its tokenizer."""
-    theirs = read_json(folder / "config.json")
-    config, absent = model_config(theirs)
-    check_window(theirs, config.context_length)
+    config, absent = model_config(read_json(folder / "config.json"))
     weights = Weights(folder)
     weights.check(config, absent)
     check_weights(config, weights.read(config, absent, config))
@@ -173,10 +166,10 @@ READERS = {
         a_folder("gpt2-narrow-erf", "model.safetensors"), mutate_safetensors, parse_shapes, judge_folder, 0.4
     ),
     "index": Reader(a_folder("gpt2", "model.safetensors.index.json"), mutate_json, parse_json, judge_folder, 0.7),
-    "config": Reader(a_folder("mistral-window", "config.json"), mutate_bytes, read_json, judge_config),
-    "config-llama": Reader(a_folder("llama-3-theta", "config.json"), mutate_json, read_json, judge_config, 0.7),
-    "config-qwen3": Reader(a_folder("qwen3", "config.json"), mutate_json, read_json, judge_config, 0.7),
-    "config-gpt2": Reader(a_folder("gpt2", "config.json"), mutate_json, read_json, judge_config, 0.7),
+    "config": Reader(a_folder("mistral-window", "config.json"), mutate_bytes, read_json, model_config),
+    "config-llama": Reader(a_folder("llama-3-theta", "config.json"), mutate_json, read_json, model_config, 0.7),
+    "config-qwen3": Reader(a_folder("qwen3", "config.json"), mutate_json, read_json, model_config, 0.7),
+    "config-gpt2": Reader(a_folder("gpt2", "config.json"), mutate_json, read_json, model_config, 0.7),
     "config-beside-weights": Reader(a_folder("qwen2", "config.json"), mutate_json, parse_json, judge_folder, 0.7),
     "settings": Reader(a_template_inside, mutate_json, parse_settings, judge_tokenizer, 0.7),
     "template": Reader(a_text(CHAT_TEMPLATE, "chat_template.jinja"), mutate_bytes, parse_text, recognize, 1.0),

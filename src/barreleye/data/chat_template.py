@@ -19,7 +19,8 @@ CHAT_TEMPLATE = (
 CHATML = re.compile(
     r"\{% for message in messages %\}"
     r"(?:\{% if loop\.first and messages\[0\]\['role'\] != 'system' %\}"
-    r"\{\{ '<\|im_start\|>system\\n(?P<system>[^'\\{}]*)<\|im_end\|>\\n' \}\}\{% endif %\})?"
+    r"\{\{ '<\|im_start\|>system\\n(?P<system>(?:(?!<\|)[^'\x22\\{}\x00-\x1f\x7f])*)<\|im_end\|>\\n' \}\}"
+    r"\{% endif %\})?"
     r"\{\{ ?'<\|im_start\|>' \+ message\['role'\] \+ '\\n' \+ message\['content'\] \+ '<\|im_end\|>' \+ '\\n' ?\}\}"
     r"\{% endfor %\}"
     r"\{% if add_generation_prompt %\}\{\{ '<\|im_start\|>assistant\\n' \}\}\{% endif %\}"

@@ -30,8 +30,10 @@ from barreleye.data.pre_tokenizer import KNOWN, house_of
 FILE_NAME = "tokenizer.json"
 MAX_FILE_BYTES = 64 * 2**20  # the largest in use, of 256,000 tokens, take half of it
 KINDS = {("WordLevel", "Fuse"): "characters", ("BPE", "ByteLevel"): "bpe"}  # by model and decoder
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # as tokenizers of other houses call it
 PROBE = "a  é\n🐟\x00"  # what a byte-level tokenizer of another house must give back unchanged
 GPT2_CUT = json.loads(PRE_TOKENIZER.__getstate__())
+CHARACTERS = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 MOST_WORDS, LONGEST_WORD = 1_000_000, 100  # kept in memory; characters
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
@@ -40,6 +42,7 @@ class Tokenizer:
     """A learned vocabulary. Immutable; two are equal when their tokenizer.json is.
 
     kind: "characters" or "bpe". vocab_size: number of tokens. special_ids: ids that no text is encoded to.
+    end_ids: those of them that end a text, as other houses have them.
     chat: how a chat is spelled; None for a tokenizer of plain text.
     """
 
@@ -53,6 +56,7 @@ class Tokenizer:
         added = library.get_added_tokens_decoder()
         self._special = {token.content: token_id for token_id, token in added.items() if token.special}
         self.special_ids = frozenset(self._special.values())
+        self.end_ids = frozenset(self._special[token] for token in END_OF_TEXT if token in self._special)
         self.chat = chat if {IM_START, IM_END} <= self._special.keys() else None
 
         tokens = sorted(library.get_vocab().items(), key=lambda item: item[1])
@@ -159,18 +163,8 @@ class Tokenizer:
         """Read our tokenizer.json, or a byte-level BPE of another house; with the chat template beside it, if it is one
         that is known. Raises ValueError with what is wrong."""
         file = _file_at(path)
-        try:
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise ValueError(f"too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
-            template = file.with_name(TEMPLATE_FILE)
-            chat = recognize(template.read_text(encoding="utf-8")) if template.is_file() else None
-            return parse(file.read_text(encoding="utf-8"), chat)
-        except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(f"{file}: there is no such file; a model folder holds its tokenizer") from None
-        except OSError as error:
-            raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+        template = file.with_name(TEMPLATE_FILE)
+        return read_tokenizer(file, recognize(_read(template)) if template.is_file() else None)
 
 
 class _Words(dict[str, list[int]]):
@@ -216,7 +210,7 @@ def learn_characters(text: str, special_tokens: Sequence[str] = ()) -> Tokenizer
     vocab = {token: token_id for token_id, token in enumerate([*sorted(set(text)), *special_tokens])}
     # The library asks for the name of an "unknown" token; none has that name, so it too refuses the unseen.
     library = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unseen>"))
-    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.pre_tokenizer = CHARACTERS
     library.decoder = decoders.Fuse()
     return _with_special_tokens(library, special_tokens)
 
@@ -281,6 +275,30 @@ def _file_at(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE_NAME
 
 
+def read_tokenizer(path: str | Path, chat: ChatFormat | None) -> Tokenizer:
+    """As `Tokenizer.load`, with the chat format of a template that was found elsewhere."""
+    file = _file_at(path)
+    try:
+        return parse(_read(file), chat)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        if not file.exists():
+            raise ValueError(f"{file}: there is no such file; a model folder holds its tokenizer")
+        if not file.is_file():
+            raise ValueError(f"{file}: cannot be read (it is no file)")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file}: too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
 def parse(text: str, chat: ChatFormat | None = HOUSE) -> Tokenizer:
     """A tokenizer from the content of its tokenizer.json. Only a vocabulary of characters or of bytes is read; of those
     of other houses, only ones whose parts are known. Raises ValueError with what is wrong."""
@@ -305,10 +323,28 @@ def parse(text: str, chat: ChatFormat | None = HOUSE) -> Tokenizer:
     if kind == "bpe" and not set("".join(ordinary)) <= set(BYTE_LETTERS):
         raise ValueError("the tokens are not spelled in GPT-2's 256 byte letters")
     tokenizer = Tokenizer(library, chat)
+    if typable := _typable(tokenizer):
+        raise ValueError(f"special token {typable!r} could be typed: a text that reads so would become it")
     probe = "".join(c for c in PROBE if set(tokenizer._missing).isdisjoint(c.encode()))
     if kind == "bpe" and tokenizer.decode(tokenizer.encode(probe)) != probe:
         raise ValueError("a text that it encodes is not the text that it decodes")
     return tokenizer
+
+
+def _typable(tokenizer: Tokenizer) -> str | None:
+    """A special token that merges, or a whole word, come to; None where no text becomes one."""
+    if tokenizer.kind == "characters":
+        return None
+    model = json.loads(tokenizer.to_json())["model"]
+    merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]}
+    for token in tokenizer._special:
+        if token in model["vocab"] and (token in BYTE_LETTERS or token in merged):
+            return token
+        if model.get("ignore_merges") and token in model["vocab"] and set(token) <= set(BYTE_LETTERS):
+            word = letters_to_bytes(token).decode("utf-8", "ignore")
+            if tokenizer._special[token] in tokenizer._library.encode(word, add_special_tokens=False).ids:
+                return token
+    return None
 
 
 def _check_parts(parts: Any) -> None:
@@ -324,6 +360,8 @@ def _check_parts(parts: Any) -> None:
         )
     if (normalizer := parts.get("normalizer")) not in (None, {"type": "NFC"}):
         raise ValueError(f"its normalizer is not known ({_type_of(normalizer)}); one that is: NFC")
+    if kind == "characters" and parts.get("pre_tokenizer") not in (None, json.loads(CHARACTERS.__getstate__())):
+        raise ValueError(f"it cuts characters in a way that is not known ({_type_of(parts['pre_tokenizer'])})")
     if kind == "bpe":
         if house_of(parts.get("pre_tokenizer")) is None:
             raise ValueError(

@@ -4,6 +4,9 @@ Both are pickles of torch. They are read with `weights_only=True`, which makes t
 nothing.
 """
 
+import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,12 @@ from torch import Tensor
 from barreleye.config import ModelConfig
 from barreleye.model.huggingface import gpt2_name, layer_and_part, our_shapes
 
-LARGEST_PICKLE = 64 * 2**20  # of names and shapes; the tensors lie beside it
+LARGEST_PICKLE = 16 * 2**20  # of names and shapes; the tensors lie beside it
+# What a checkpoint is made of. torch allows more, of which a few bytes can claim any amount of memory.
+MADE_OF = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device|b?float\d*)"
+)
+MASKS = re.compile(r".*\.attn\.(bias|masked_bias|mask)")  # computed, not learned
 COMPILED = "_orig_mod."  # what torch.compile puts before names
 GUPPY_PARTS = {
     "embed": "tok_emb",
@@ -38,10 +46,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-        unpacked = sum(entry.file_size for entry in entries)
-        pickles = [entry.file_size for entry in entries if entry.filename.endswith(".pkl")]
-        if unpacked > file.stat().st_size or max(pickles, default=0) > LARGEST_PICKLE:
-            raise ValueError(f"{file}: unpacks to {unpacked:,} bytes, which is no checkpoint")
+            unpacked = sum(entry.file_size for entry in entries)
+            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            if unpacked > file.stat().st_size or any(entry.file_size > LARGEST_PICKLE for entry in pickles):
+                raise ValueError(f"{file}: unpacks to {unpacked:,} bytes, which is no checkpoint")
+            for entry in pickles:
+                check_parts(archive.read(entry))
         held = torch.load(file, map_location="cpu", weights_only=True)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: is damaged ({error})") from None
@@ -54,6 +64,14 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise ValueError(f"{file}: holds no dictionary of weights")
     return held
+
+
+def check_parts(pickled: bytes) -> None:
+    """Raises UnpicklingError for a pickle that names more than tensors and plain values are made of."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        named = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+        if named and not MADE_OF.fullmatch(str(argument)):
+            raise pickle.UnpicklingError(f"it names {argument or 'what it makes up'}, of which no tensor is made")
 
 
 def is_nanogpt(held: dict[str, Any]) -> bool:
@@ -116,20 +134,27 @@ def _renamed(
 ) -> dict[str, Tensor]:
     """Each of our tensors from the one of theirs that `name_of(layer, part)` says, in float32."""
     theirs = {str(name).removeprefix(COMPILED): tensor for name, tensor in weights.items()}
-    if len([name for name in theirs if name.endswith(name_of("0", "ln1.weight").partition("0")[2])]) > config.n_layers:
-        raise ValueError(f"has more layers than the {config.n_layers} of its configuration")
-    ours: dict[str, Tensor] = {}
+    theirs.setdefault(name_of("", "unembed.weight"), theirs.get(name_of("", "embed.weight")))
+    theirs = {name: tensor for name, tensor in theirs.items() if not MASKS.fullmatch(name)}
+    found: dict[str, Tensor] = {}
+    absent: dict[str, Tensor] = {}
     for name, shape in our_shapes(config).items():
         source = name_of(*layer_and_part(name))
         if not biased and name.endswith(".bias") and source not in theirs:
-            ours[name] = torch.zeros(shape)
+            absent[name] = torch.zeros(shape)
             continue
-        tensor = theirs.get("transformer.wte.weight" if source == "lm_head.weight" and source not in theirs else source)
+        tensor = theirs.pop(source, None)
         if not isinstance(tensor, Tensor):
             raise ValueError(f"the weights lack {source!r}")
         if tuple(tensor.shape) != shape or not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise ValueError(f"{source!r} is of shape {tuple(tensor.shape)} and {tensor.dtype}, not {shape} in floats")
-        ours[name] = tensor.detach().float().contiguous()
+        found[name] = tensor.detach()
+    if theirs:
+        raise ValueError(f"has a tensor {min(theirs)!r}, which its configuration has no place for")
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found.values()}
+    if sum(tensor.nbytes for name, tensor in found.items() if name != "unembed.weight") > sum(storages.values()):
+        raise ValueError("its tensors claim more numbers than it holds")
+    ours = absent | {name: tensor.float().contiguous() for name, tensor in found.items()}
     if not torch.equal(ours["embed.weight"], ours["unembed.weight"]):
         raise ValueError("its embedding and its output head are not one matrix, as they are there")
     return ours

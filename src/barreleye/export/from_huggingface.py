@@ -17,22 +17,27 @@ from barreleye.model.huggingface import GPT2_ACTIVATIONS, check_shapes, expected
 
 SUPPORTED = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 LARGEST_JSON = 16 * 2**20
+LARGEST_NUMBER = 1e30
 ACTIVATIONS = {theirs: ours for ours, theirs in GPT2_ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu"}
 FLOATS = {"F32", "F16", "BF16"}
+HEAD, EMBEDDINGS = "lm_head.weight", ("transformer.wte.weight", "model.embed_tokens.weight")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # In older files: masks and tables that are computed, not learned.
 COMPUTED = re.compile(r"(.*\.attn\.(bias|masked_bias)|.*rotary_emb\.inv_freq)")
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 Json = dict[str, Any]
 
 
 def read_json(file: Path) -> Json:
     """An object from a JSON file. Raises ValueError for anything else."""
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file; a model folder has one")
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"{file}: is larger than {LARGEST_JSON // 2**20} MiB, which is no configuration")
         value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file}: there is no such file; a model folder has one") from None
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
     except RecursionError:
         raise ValueError(f"{file}: is nested too deeply") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -45,10 +50,11 @@ def read_json(file: Path) -> Json:
 # The configuration -------------------------------------------------------------------------------------------------
 
 
-def model_config(theirs: Json) -> tuple[ModelConfig, str]:
+def model_config(theirs: Json, context_length: int | None = None) -> tuple[ModelConfig, str]:
     """Ours, and what of its biases (a regular expression of names) theirs does not have and ours has as zeros.
 
-    Raises ValueError, by name, for what our model does not compute.
+    `context_length`: how many positions are wanted, where not all. Raises ValueError, by name, for what our model does
+    not compute.
     """
     kind = theirs.get("model_type")
     if kind not in SUPPORTED:
@@ -56,6 +62,12 @@ def model_config(theirs: Json) -> tuple[ModelConfig, str]:
     if theirs.get("quantization_config"):
         raise ValueError("quantization_config: its weights are quantized, which is not supported")
     knobs, absent = _gpt2(theirs) if kind == "gpt2" else _llama(theirs, kind)
+    known = knobs["context_length"]
+    if context_length is not None and not 1 <= context_length <= known:
+        raise ValueError(f"--context-length {context_length}: the model knows {known} positions")
+    _check_window(theirs, context_length or known)
+    if kind != "gpt2":  # which has a weight for each position
+        knobs["context_length"] = context_length or known
     return ModelConfig(**knobs), absent
 
 
@@ -117,7 +129,8 @@ def _llama(theirs: Json, kind: str) -> tuple[Json, str]:
 
 def _theta(theirs: Json) -> float:
     """Transformers 4 writes rope_theta and, where positions are stretched, rope_scaling; 5 both in rope_parameters."""
-    for name in ("rope_parameters", "rope_scaling"):
+    theta = _number(theirs, "rope_theta", 1e4)
+    for name in ("rope_scaling", "rope_parameters"):
         rope = theirs.get(name) or {}
         if not isinstance(rope, dict):
             raise ValueError(f"{name} must be an object, not {rope!r}")
@@ -126,24 +139,24 @@ def _theta(theirs: Json) -> float:
             raise ValueError(f"{name}: positions of type {kind!r} are not supported, only default ones")
         if rope.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"{name}: partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported")
-        if "rope_theta" in rope:
-            return _number(rope, "rope_theta", 1e4)
-    return _number(theirs, "rope_theta", 1e4)
+        theta = _number(rope, "rope_theta", theta)
+    return theta
 
 
-def check_window(theirs: Json, context_length: int) -> None:
+def _check_window(theirs: Json, context_length: int) -> None:
     """A sliding window as long as the context hides nothing; raises ValueError for a shorter one."""
     kind = theirs["model_type"]
     if kind == "gpt2":
         return
     slides = _flag(theirs, "use_sliding_window", False) if kind.startswith("qwen") else True
-    window = theirs.get("sliding_window", None if kind == "llama" else 4096)
-    if slides and type(window) is int and window < context_length:
+    window = _take(theirs, "sliding_window", 0 if kind == "llama" or "sliding_window" in theirs else 4096)
+    if slides and 0 < window < context_length:
         raise ValueError(
             f"sliding_window = {window} is shorter than the context of {context_length}, which is not supported; "
-            f"--context-length {max(window, 1)} takes what is seen without it"
+            f"--context-length {window} takes what is seen without it"
         )
-    unknown = set(map(str, theirs.get("layer_types") or ())) - {"full_attention", "sliding_attention"}
+    layers = theirs.get("layer_types") or []
+    unknown = {str(layers)} if not isinstance(layers, list) else set(map(str, layers)) - KNOWN_LAYERS
     if unknown:
         raise ValueError(f"layer_types: {min(unknown)} is not supported")
 
@@ -154,16 +167,21 @@ def _take(theirs: Json, name: str, default: int) -> int:
     if value is None:
         return default
     if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
+        raise ValueError(f"{name} must be a whole number, not {shortened(value)}")
     return value
+
+
+def shortened(value: Any) -> str:
+    text = repr(value) if type(value) is not int or value.bit_length() < 300 else "one of hundreds of digits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _number(theirs: Json, name: str, default: float) -> float:
     value = theirs.get(name)
     if value is None:
         return default
-    if type(value) not in (int, float):
-        raise ValueError(f"{name} must be a number, not {value!r}")
+    if type(value) not in (int, float) or abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"{name} must be a number, not {shortened(value)}")
     return float(value)
 
 
@@ -196,17 +214,21 @@ class Weights:
         self.name_in_file: dict[str, str] = {}
         for file in shards(folder):
             for name, (dtype, shape) in tensor_shapes(file).items():
+                ours = _with_prefix(name)
+                if COMPUTED.fullmatch(ours):
+                    continue
+                if ours in self.shapes:
+                    raise ValueError(f"{file}: {name!r} is in {self.file_of[ours]} too")
                 if dtype not in FLOATS:
                     raise ValueError(f"{file}: {name!r} is {dtype}; only {', '.join(sorted(FLOATS))} are supported")
-                ours = _with_prefix(name)
                 self.shapes[ours], self.file_of[ours], self.name_in_file[ours] = shape, file, name
 
     def check(self, config: ModelConfig, absent: str) -> None:
         """Raises ValueError where the files do not hold what the configuration says, or hold more."""
         expected = expected_shapes(config)
-        unused = "lm_head.weight" if config.tie_embeddings else ""
+        unused = HEAD if config.tie_embeddings else ""
         for name in self.shapes.keys() - expected.keys():
-            if name != unused and not COMPUTED.fullmatch(name):
+            if name != unused:
                 raise ValueError(f"{self.folder}: has a tensor {name!r}, which this configuration has no place for")
         zeros = {name: shape for name, shape in expected.items() if self._is_absent(name, absent)}
         try:
@@ -223,7 +245,21 @@ class Weights:
             for name, tensor in iterate_tensors(file, list(names)):
                 ours = names[name]
                 theirs[ours] = tensor[: wanted[ours][0]].float().contiguous()
+        if config.tie_embeddings and HEAD in self.shapes:
+            self._check_tied(next(name for name in EMBEDDINGS if name in self.shapes))
         return from_huggingface(theirs, kept)
+
+    def _check_tied(self, embedding: str) -> None:
+        """Programs differ in which of two different ones they take: some tie, some do not."""
+        one, other = (self._get(name) for name in (embedding, HEAD))
+        if not torch.equal(one, other):
+            raise ValueError(
+                f"{self.folder}: its {HEAD} is not its embedding, though tie_word_embeddings in config.json says so; "
+                "false there takes both"
+            )
+
+    def _get(self, name: str) -> Tensor:
+        return next(tensor for _, tensor in iterate_tensors(self.file_of[name], [self.name_in_file[name]]))
 
     def _is_absent(self, name: str, absent: str) -> bool:
         return bool(absent) and name not in self.shapes and re.fullmatch(absent, name) is not None

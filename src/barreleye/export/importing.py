@@ -10,11 +10,11 @@ from torch import Tensor
 
 from barreleye import run as runs
 from barreleye.config import Config, DataConfig, ModelConfig, TrainConfig
-from barreleye.data.chat_template import HOUSE, TEMPLATE_FILE, ChatFormat, recognize
+from barreleye.data.chat_template import HOUSE, TEMPLATE_FILE, recognize
 from barreleye.data.text import read_text
-from barreleye.data.tokenizer import FILE_NAME, MAX_FILE_BYTES, Tokenizer, learn_characters, parse
+from barreleye.data.tokenizer import FILE_NAME, Tokenizer, learn_characters, read_tokenizer
 from barreleye.export import ancestors
-from barreleye.export.from_huggingface import SUPPORTED, Weights, check_window, model_config, read_json
+from barreleye.export.from_huggingface import SUPPORTED, Weights, model_config, read_json
 from barreleye.export.hub import fetch
 from barreleye.run import Run
 from barreleye.training.device import memory_of
@@ -59,7 +59,7 @@ def import_model(
     if text is not None and tokenizer is not None:
         raise ValueError("give --tokenizer or --text, not both")
     if place.is_file() or not _is_model_folder(place):
-        found = _from_checkpoint(place, tokenizer, text)
+        found = _from_checkpoint(place, tokenizer, text, context_length)
     elif text is not None:
         raise ValueError(f"--text is for a nanoGPT that learned characters; {place} has a tokenizer of its own")
     else:
@@ -101,11 +101,7 @@ def _is_model_folder(folder: Path) -> bool:
 def _from_folder(folder: Path, tokenizer: str | Path | None, context_length: int | None, say: Say) -> Found:
     theirs = read_json(folder / "config.json")
     try:
-        config, absent = model_config(theirs)
-        if context_length is not None and not 1 <= context_length <= config.context_length:
-            raise ValueError(f"--context-length {context_length}: the model knows {config.context_length} positions")
-        context = context_length or config.context_length
-        check_window(theirs, context)
+        config, absent = model_config(theirs, context_length)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     weights = Weights(folder)
@@ -115,15 +111,15 @@ def _from_folder(folder: Path, tokenizer: str | Path | None, context_length: int
         raise ValueError(f"{folder}: its tokenizer has {own.vocab_size} tokens, the model {config.vocab_size} rows")
     if own.vocab_size < config.vocab_size:
         say(f"{config.vocab_size - own.vocab_size} rows of the embedding have no token, and are left out")
+    context = context_length or config.context_length
     kept = dataclasses.replace(config, vocab_size=own.vocab_size, context_length=context)
-    check_memory(config)
+    check_memory(kept)
     return Found(kept, weights.read(config, absent, kept), own)
 
 
 def load_tokenizer(place: Path, model_folder: Path, say: Say) -> Tokenizer:
     """The tokenizer.json of a folder (or that file), with the model's chat template where that is known."""
-    file = place / FILE_NAME if place.is_dir() else place
-    if not file.is_file():
+    if place.is_dir() and not (place / FILE_NAME).is_file():
         raise ValueError(
             f"{place}: holds no {FILE_NAME}; --tokenizer takes the folder, or Hub name, of a model that has the same"
         )
@@ -131,16 +127,7 @@ def load_tokenizer(place: Path, model_folder: Path, say: Say) -> Tokenizer:
     chat = recognize(template) if template else None
     if template and chat is None:
         say("its chat template is none of those known (docs/import.md), and is not run")
-    return _parsed(file, chat)
-
-
-def _parsed(file: Path, chat: ChatFormat | None) -> Tokenizer:
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{file}: too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
-    try:
-        return parse(file.read_text(encoding="utf-8"), chat)
-    except ValueError as error:  # not UTF-8 too
-        raise ValueError(f"{file}: {error}") from None
+    return read_tokenizer(place, chat)
 
 
 def _template(folder: Path) -> str:
@@ -170,30 +157,39 @@ def check_memory(config: ModelConfig) -> None:
 # GuppyLM and nanoGPT -----------------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(place: Path, tokenizer: str | Path | None, text: str | Path | None) -> Found:
+def _from_checkpoint(
+    place: Path, tokenizer: str | Path | None, text: str | Path | None, context_length: int | None
+) -> Found:
     file = place if place.is_file() else _checkpoints(place)[0]
     if file.suffix not in CHECKPOINTS:
         raise ValueError(f"{file}: is neither a model folder nor a checkpoint ({', '.join(CHECKPOINTS)})")
     held = ancestors.read_checkpoint(file)
+    is_nanogpt = ancestors.is_nanogpt(held)
+    if text is not None and not is_nanogpt:
+        raise ValueError(f"--text is for a nanoGPT that learned characters; {file} is none")
     try:
-        if ancestors.is_nanogpt(held):
+        if is_nanogpt:
             config, weights = ancestors.nanogpt(held)
         else:
             beside = file.with_name("config.json")
             config, weights = ancestors.guppy(held, read_json(beside) if beside.is_file() else None)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    own = _nanogpt_tokenizer(file, config, tokenizer, text) if ancestors.is_nanogpt(held) else None
-    if own is None:
+    context = context_length or config.context_length
+    if context > config.context_length:
+        raise ValueError(f"{file}: --context-length {context}: the model knows {config.context_length} positions")
+    if is_nanogpt:
+        own = _nanogpt_tokenizer(file, config, tokenizer, text)
+    else:
         folder = locate(tokenizer) if tokenizer else file.parent
-        if not (folder / FILE_NAME if folder.is_dir() else folder).is_file():
+        if folder.is_dir() and not (folder / FILE_NAME).is_file():
             raise ValueError(f"{folder}: holds no {FILE_NAME}; --tokenizer takes where GuppyLM's data lie")
-        own = _parsed(folder / FILE_NAME if folder.is_dir() else folder, HOUSE)
+        own = read_tokenizer(folder, HOUSE)
     if own.vocab_size > config.vocab_size:
         raise ValueError(f"{file}: its tokenizer has {own.vocab_size} tokens, the model {config.vocab_size} rows")
-    embed_VC = weights["embed.weight"][: own.vocab_size].contiguous()
-    kept = dataclasses.replace(config, vocab_size=own.vocab_size)
-    return Found(kept, weights | {"embed.weight": embed_VC, "unembed.weight": embed_VC}, own)
+    weights["embed.weight"] = weights["unembed.weight"] = weights["embed.weight"][: own.vocab_size].contiguous()
+    weights["positions.weight"] = weights["positions.weight"][:context].contiguous()
+    return Found(dataclasses.replace(config, vocab_size=own.vocab_size, context_length=context), weights, own)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

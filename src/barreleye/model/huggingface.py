@@ -16,7 +16,6 @@ from barreleye.data.tokenizer import Tokenizer
 
 SMALL = 2**24  # weights, about twice the fish
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # as tokenizers of other houses call it
 
 
 def architecture(config: ModelConfig) -> str:
@@ -115,8 +114,7 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
 
 def last_token(tokenizer: Tokenizer) -> str | None:
     """What ends a reply, or a text; None for a tokenizer of text that has nothing for it."""
-    special = {tokenizer.decode([i]) for i in tokenizer.special_ids}
-    return IM_END if tokenizer.chat else next((token for token in END_OF_TEXT if token in special), None)
+    return IM_END if tokenizer.chat else tokenizer.decode(sorted(tokenizer.end_ids)[:1]) or None
 
 
 def small_files(config: ModelConfig, tokenizer: Tokenizer, source: str) -> dict[str, dict[str, Any] | bytes]:

@@ -93,6 +93,8 @@ def resume(run: str | Path | Run, *, quiet: bool = False, track: str | None = No
     """
     check_tracker(track)
     run = Run(run) if isinstance(run, str | Path) else run
+    if run.config.data.kind == "import":
+        raise ValueError(f"{run.path} was imported, and has no training to go on with; `--from {run.path}` begins one")
     step, kept = run.load_state()
     allowed = runs.MAY_CHANGE | runs.MAY_MOVE
     for name in options:
