@@ -16,7 +16,7 @@ from barreleye.data.chat_format import Message, encode_chat
 from barreleye.export.plain import PAGES, export_plain
 from barreleye.inference.chat import Chat
 from barreleye.inference.generate import generate
-from barreleye.inference.plain_chat import ENDED_BY_PIPE, SAMPLING, fit, read_config
+from barreleye.inference.plain_chat import ENDED_BY_PIPE, SAMPLING, fit, load, read_config
 from barreleye.inference.plain_text import PlainTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -161,5 +161,24 @@ def test_a_configuration_that_cannot_be(folders, tmp_path):
         file.write_text(json.dumps(good | change))
         with pytest.raises(ValueError, match=says):
             read_config(file)
-    read = mutations.read_mutated((folders["modern"] / "config.json").read_bytes(), file, read_config)
-    assert read > mutations.N / 4
+
+
+@pytest.mark.parametrize("name", ["vanilla", "modern", "own"])
+@pytest.mark.parametrize("mutate", [mutations.mutate_bytes, mutations.mutate_json])
+def test_a_mutated_configuration_beside_the_weights(folders, tmp_path, name, mutate):
+    for file in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / file).symlink_to(folders[name] / file)
+
+    def parse(file):
+        read_config(file)
+        return file.parent
+
+    def judge(folder):
+        model, tokenizer = load(folder)
+        assert model.config.vocab_size == len(tokenizer.bytes_of)
+
+    data, file = (folders[name] / "config.json").read_bytes(), tmp_path / "config.json"
+    file.write_bytes(data)
+    judge(parse(file))
+    counted = mutations.read_mutated(data, file, parse, judge, mutate)
+    assert mutations.N * (0.005 if mutate is mutations.mutate_bytes else 0.02) <= counted.read < counted.parsed
