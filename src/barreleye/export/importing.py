@@ -60,6 +60,8 @@ def import_model(
     place = locate(source)
     if text is not None and tokenizer is not None:
         raise ValueError("give --tokenizer or --text, not both")
+    if not (place.is_file() or place.is_dir()):
+        raise ValueError(f"{place}: is neither a folder nor a file")
     if place.is_file() or not _is_model_folder(place):
         found = _from_checkpoint(place, tokenizer, text, context_length)
     elif text is not None:
