@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 TOKEN = "hf_test"
@@ -22,6 +23,15 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.private: dict[tuple[str, str], bool] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
+
+    def add(self, name: str, folder: Path, **more: bytes) -> None:
+        """A public model of the files of a folder."""
+        files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        self.repos["models", name], self.private["models", name] = files | more, False
+
+    def fetched(self) -> set[str]:
+        """The files that were asked for, by name."""
+        return {path.partition("/resolve/")[2].partition("/")[2] for path in self.asked if "/resolve/" in path}
 
     @property
     def address(self) -> str:
@@ -70,7 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 about = {"id": repo[1], "sha": SHA, "private": hub.private[repo]}
                 self.send(tree if "tree" in parts else about | {"siblings": [{"rfilename": f} for f in files]})
         elif "resolve" in parts:
-            content = hub.repos["models", "/".join(parts[:2])][parts[4]]
+            content = hub.repos["models", "/".join(parts[:2])]["/".join(parts[4:])]
             self.send(content, 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": SHA})
         else:
             self.send({})

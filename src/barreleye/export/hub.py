@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ COMPOSED = ("persona", "mix")  # by a character sheet: nobody's own words are am
 
 
 def fetch(name: str, patterns: Sequence[str]) -> Path:
-    """The folder of those files of a model on the Hub, fetched once. Raises ValueError where it cannot be had."""
+    """The folder of those files of a model on the Hub, fetched once; of the repository's folders none. There is no such
+    folder where it has no such file. Raises ValueError where they cannot be had."""
     with hub_errors(name) as hub:
-        return Path(hub.snapshot_download(name, allow_patterns=list(patterns)))
+        hub.utils.logging.set_verbosity_error()  # it warns where there is none of the files: not every model has each
+        return Path(hub.snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
 
 def push(run: Run, name: str, private: bool = False, data: bool | None = None) -> list[str]:
@@ -77,7 +80,8 @@ def hub_errors(name: str) -> Iterator[Any]:
     from huggingface_hub.utils import disable_progress_bars
 
     network: type[Exception] = errors.HfHubHTTPError.__mro__[1]  # of whichever client it uses
-    disable_progress_bars()
+    if sys.stderr is None or not sys.stderr.isatty():
+        disable_progress_bars()
     endpoint = os.environ.get("HF_ENDPOINT", "the Hub")
     try:
         yield hub
