@@ -30,6 +30,10 @@ IMPORTS = [
         f"import {MODEL} --name text", "runs/text already holds a run; `--resume runs/text` goes on with it, or choose"
     ),
     Case(f"import {MODEL} --name runs/text/config.toml", "is a file; choose another --name"),
+    *(
+        Case(f"import {MODEL} --name '{name}'", f"--name '{name}' is no name; give one, as fish")
+        for name in ("", ".", "..", "./", "runs/..")
+    ),
     Case("import text.txt --name x", "text.txt: is neither a model folder nor a checkpoint (.pt, .pth, .bin)"),
     Case("import runs --name x", "runs/config.json: there is no such file; a model folder has one"),
     Case("import /no/where", "there is no such folder or file, and it is no name on the Hub"),

@@ -154,6 +154,17 @@ def test_a_pickle_by_another_name(tmp_path: Path, refusal: Refusal) -> None:
     refusal(file, text=text(tmp_path))
 
 
+def test_two_archives_in_one_file(tmp_path: Path, refusal: Refusal) -> None:
+    """Where both are as long, zipfile finds the second and torch the first: what is looked at is not what is read."""
+    file, entries = tmp_path / "ckpt.pt", []
+    for config in (Claims(bytearray, 6 * 2**30), {}):
+        save_nanogpt(tmp_path, VOCAB, config=config)
+        rewrite(file, lambda data: data.ljust(10_000, b"\0"))
+        entries.append(file.read_bytes())
+    file.write_bytes(b"".join(entries))
+    refusal(file, text=text(tmp_path))
+
+
 @pytest.mark.parametrize("more", [{}, {"config": Claims(bytearray, 6 * 2**30)}], ids=["whole", "6 GB"])
 def test_an_old_checkpoint_with_the_end_of_a_zip(tmp_path: Path, refusal: Refusal, more: dict[str, object]) -> None:
     """torch goes by how a file begins, zipfile by how it ends: what is looked at would not be what is read."""

@@ -55,6 +55,8 @@ def test_a_run_is_pushed_with_its_cards_and_imported_again(tmp_path: Path, hub: 
     files = {each["path"] for each in about["configs"][0]["data_files"]}
     assert files == data.keys() - {"README.md"}
     assert f"| train | {len(run.corpus().train):,} |" in data["README.md"].decode()
+    assert f"the training of [me/barry]({hub.address}/me/barry)." in data["README.md"].decode()
+    assert hub.asked.count("POST /api/repos/create") == 2
 
     done = barreleye(tmp_path, hub.address, "import", "me/barry", "--name", "back")
     assert done.returncode == 0, done.stderr
@@ -97,6 +99,18 @@ def test_chats_and_texts_stay_here_unless_told(tmp_path: Path, hub: FakeHub) -> 
     assert {kind for kind, _ in hub.repos} == {"models"}
     assert barreleye(tmp_path, hub.address, "push", str(run.path), "me/text", "--data").returncode == 0
     assert hub.repos["datasets", "me/text"].keys() == {"README.md", "train.txt", "held_out.txt"}
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+def test_what_is_public_is_not_taken_for_private(tmp_path: Path, hub: FakeHub, run: Run, kind: str) -> None:
+    hub.repos[kind, "me/barry"], hub.private[kind, "me/barry"] = {}, False
+    done = barreleye(tmp_path, hub.address, "push", str(run.path), "barry", "--private")
+    assert done.returncode == 2 and "me/barry is there already, and public; make it private" in done.stderr
+    assert hub.repos == {(kind, "me/barry"): {}}
+    hub.private[kind, "me/barry"] = True
+    done = barreleye(tmp_path, hub.address, "push", str(run.path), "barry", "--private")
+    assert done.returncode == 0, done.stderr
+    assert all(hub.repos.values()) and set(hub.private.values()) == {True}
 
 
 def test_a_model_that_no_other_tool_computes_is_not_pushed(tmp_path: Path, hub: FakeHub, capsys) -> None:

@@ -20,6 +20,7 @@ from barreleye.export.gguf import modelfile
 from barreleye.export.importing import import_model
 from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.card import model_card
 from barreleye.training.grow import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -62,6 +63,7 @@ def test_the_logits_of_an_imported_model_are_its_own(name: str) -> None:
     tokens = torch.randint(run.config.model.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
     assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
     assert (run.name, run.config.data.kind, run.step) == ("ours", "import", 0)
+    assert (run.path / "model" / "README.md").read_text() == model_card(run)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

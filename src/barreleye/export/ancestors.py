@@ -4,7 +4,6 @@ Both are pickles of torch. They are read with `weights_only=True`, which makes t
 nothing.
 """
 
-import pickle
 import pickletools
 import re
 import zipfile
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from barreleye.config import ModelConfig
+from barreleye.export.from_huggingface import shortened
 from barreleye.model.huggingface import gpt2_name, layer_and_part, our_shapes
 
 LARGEST_PICKLE = 16 * 2**20  # of names and shapes; the tensors lie beside it
@@ -23,6 +23,7 @@ LARGEST_PICKLE = 16 * 2**20  # of names and shapes; the tensors lie beside it
 MADE_OF = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device|b?float\d*)"
 )
+ZIP = b"PK\x03\x04"
 MASKS = re.compile(r".*\.attn\.(bias|masked_bias|mask)")  # computed, not learned
 COMPILED = "_orig_mod."  # what torch.compile puts before names
 GUPPY_PARTS = {
@@ -41,13 +42,17 @@ GUPPY_PARTS = {
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """What a .pt file holds. Raises ValueError for one that is damaged, or holds more than tensors and plain values."""
-    if not zipfile.is_zipfile(file):
+    with file.open("rb") as begun:  # torch goes by how a file begins, zipfile by how it ends
+        begins = begun.read(4)
+    if begins != ZIP or not zipfile.is_zipfile(file):
         raise ValueError(f"{file}: is not a whole checkpoint of torch's (1.6 or newer)")
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
             pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            if any(entry.filename.rpartition("/")[2] != "data.pkl" for entry in pickles):
+                raise ValueError("it is a program of TorchScript's")
             if unpacked > file.stat().st_size or any(entry.file_size > LARGEST_PICKLE for entry in pickles):
                 raise ValueError(f"{file}: unpacks to {unpacked:,} bytes, which is no checkpoint")
             for entry in pickles:
@@ -67,11 +72,11 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def check_parts(pickled: bytes) -> None:
-    """Raises UnpicklingError for a pickle that names more than tensors and plain values are made of."""
+    """Raises TypeError for a pickle that names more than tensors and plain values are made of."""
     for opcode, argument, _ in pickletools.genops(pickled):
         named = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
         if named and not MADE_OF.fullmatch(str(argument)):
-            raise pickle.UnpicklingError(f"it names {argument or 'what it makes up'}, of which no tensor is made")
+            raise TypeError(f"it names {argument or 'what it makes up'}, of which no tensor is made")
 
 
 def is_nanogpt(held: dict[str, Any]) -> bool:
@@ -91,9 +96,13 @@ def nanogpt(held: dict[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
         vocab_size=_whole(args, "vocab_size"),
         activation="gelu_erf",
     )
-    if unknown := sorted(name for name in set(args) - set(NANOGPT) if args[name]):
-        raise ValueError(f"model_args has {unknown[0]!r}, which nanoGPT does not; a fork of it is not supported")
+    if unknown := sorted(shortened(name) for name, value in args.items() if name not in NANOGPT and not is_off(value)):
+        raise ValueError(f"model_args has {unknown[0]}, which nanoGPT does not; a fork of it is not supported")
     return config, _renamed(held["model"], config, gpt2_name, biased=args.get("bias", True) is not False)
+
+
+def is_off(value: Any) -> bool:
+    return value is None or (isinstance(value, bool | int | float) and not value)
 
 
 NANOGPT = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -163,5 +172,5 @@ def _renamed(
 def _whole(values: dict[str, Any], name: str) -> int:
     value = values.get(name)
     if type(value) is not int or value < 1:
-        raise ValueError(f"its configuration says {name} = {value!r}; it must be a whole number")
+        raise ValueError(f"its configuration says {name} = {shortened(value)}; it must be a whole number")
     return value

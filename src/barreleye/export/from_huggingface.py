@@ -172,7 +172,10 @@ def _take(theirs: Json, name: str, default: int) -> int:
 
 
 def shortened(value: Any) -> str:
-    text = repr(value) if type(value) is not int or value.bit_length() < 300 else "one of hundreds of digits"
+    """A value from a stranger's file, for a message of one line."""
+    if type(value) is int and value.bit_length() > 300:
+        return "one of hundreds of digits"
+    text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

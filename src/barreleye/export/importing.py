@@ -53,11 +53,15 @@ def import_model(
     """
     if not str(source):
         raise ValueError("'' is neither a path nor a name on the Hub")
+    if name is not None and Path(name).name in ("", ".."):
+        raise ValueError(f"--name {name!r} is no name; give one, as fish, or a path, as runs/fish")
     path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or name_of(Path(source)))
     runs.check_free(path, "--name")
     place = locate(source)
     if text is not None and tokenizer is not None:
         raise ValueError("give --tokenizer or --text, not both")
+    if not (place.is_file() or place.is_dir()):
+        raise ValueError(f"{place}: is neither a folder nor a file")
     if place.is_file() or not _is_model_folder(place):
         found = _from_checkpoint(place, tokenizer, text, context_length)
     elif text is not None:
