@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-N = int(os.environ.get("BARRELEYE_MUTATIONS", "100"))
+N = int(os.environ.get("BARRELEYE_MUTATIONS", "60"))
 SLOWEST = 5.0  # seconds for one file
 HANGS = 30  # seconds, where other programs run too
 ROOM = 200 * 2**20  # bytes, beside what the process has: the files are small

@@ -139,17 +139,38 @@ def rewrite(file: Path, change: Callable[[bytes], bytes]) -> None:
     file.write_bytes(packed(entries | {name: change(entries[name]) for name in entries if name.endswith("data.pkl")}))
 
 
-def test_a_pickle_of_60_mb_that_makes_4_gb_of_lists(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_pickle_of_15_mb_that_makes_a_gigabyte_of_lists(tmp_path: Path, refusal: Refusal) -> None:
     save_nanogpt(tmp_path, VOCAB)
-    rewrite(tmp_path / "ckpt.pt", lambda data: b"\x80\x02" + b"]" * (60 * 2**20) + b".")
+    rewrite(tmp_path / "ckpt.pt", lambda data: b"\x80\x02" + b"]" * (15 * 2**20) + b".")
     refusal(tmp_path / "ckpt.pt", text=text(tmp_path))
 
 
-def test_an_old_checkpoint_with_the_end_of_a_zip(tmp_path: Path, refusal: Refusal) -> None:
-    """torch goes by how a file begins, and zipfile by how it ends; no sizes were checked."""
+def test_a_pickle_by_another_name(tmp_path: Path, refusal: Refusal) -> None:
+    """torch finds data.pkl in whatever case it is written."""
+    file = tmp_path / "ckpt.pt"
+    save_nanogpt(tmp_path, VOCAB, config=Claims(bytearray, 6 * 2**30))
+    entries = unpacked(file.read_bytes())
+    file.write_bytes(packed({name.replace("data.pkl", "data.PKL"): held for name, held in entries.items()}))
+    refusal(file, text=text(tmp_path))
+
+
+def test_two_archives_in_one_file(tmp_path: Path, refusal: Refusal) -> None:
+    """Where both are as long, zipfile finds the second and torch the first: what is looked at is not what is read."""
+    file, entries = tmp_path / "ckpt.pt", []
+    for config in (Claims(bytearray, 6 * 2**30), {}):
+        save_nanogpt(tmp_path, VOCAB, config=config)
+        rewrite(file, lambda data: data.ljust(10_000, b"\0"))
+        entries.append(file.read_bytes())
+    file.write_bytes(b"".join(entries))
+    refusal(file, text=text(tmp_path))
+
+
+@pytest.mark.parametrize("more", [{}, {"config": Claims(bytearray, 6 * 2**30)}], ids=["whole", "6 GB"])
+def test_an_old_checkpoint_with_the_end_of_a_zip(tmp_path: Path, refusal: Refusal, more: dict[str, object]) -> None:
+    """torch goes by how a file begins, zipfile by how it ends: what is looked at would not be what is read."""
     file, end = tmp_path / "ckpt.pt", io.BytesIO()
     save_nanogpt(tmp_path, VOCAB)
-    torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False)
+    torch.save(torch.load(file, weights_only=True) | more, file, _use_new_zipfile_serialization=False)
     zipfile.ZipFile(end, "w").close()
     file.write_bytes(file.read_bytes() + end.getvalue())
     refusal(file, text=text(tmp_path))

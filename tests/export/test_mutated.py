@@ -1,4 +1,4 @@
-"""Each file that an import reads, damaged a few hundred times: read, or refused with one line, in little time and room.
+"""Each file that an import reads, damaged many times: read, or refused with one line, in little time and room.
 
 `make stress` takes 10,000 of each. What is damaged, and the rule that readers keep: mutations.py."""
 
@@ -175,14 +175,16 @@ READERS = {
     "template": Reader(a_text(CHAT_TEMPLATE, "chat_template.jinja"), mutate_bytes, parse_text, recognize, 1.0),
     # tokenizer.json, of which little is looked at by anybody but the library.
     "tokenizer": Reader(a_folder("gpt2", "tokenizer.json"), mutate_bytes, parse_tokenizer, judge_tokenizer),
-    "bpe": Reader(a_folder("gpt2", "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.1),
+    "bpe": Reader(a_folder("gpt2", "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.08),
     "bpe-of-few-bytes": Reader(
-        a_text(GUPPY_JSON, "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.1
+        a_text(GUPPY_JSON, "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.08
     ),
-    "characters": Reader(a_text(CHARACTERS, "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.1),
+    "characters": Reader(
+        a_text(CHARACTERS, "tokenizer.json"), mutate_tokenizer, parse_tokenizer, judge_tokenizer, 0.08
+    ),
     # Checkpoints. The sums of a zip find nearly each changed byte, so that only those of the others reach ancestors.py.
     "nanogpt": Reader(a_nanogpt, mutate_bytes, read_checkpoint, judge_ancestor),
-    "nanogpt-pickle": Reader(a_nanogpt, mutate_pickle, read_checkpoint, judge_ancestor, 0.2),
+    "nanogpt-pickle": Reader(a_nanogpt, mutate_pickle, read_checkpoint, judge_ancestor, 0.15),
     "nanogpt-held": Reader(a_nanogpt, mutate_held, read_checkpoint, judge_ancestor, 0.5),
     "guppy-held": Reader(a_guppy, mutate_held, read_checkpoint, judge_ancestor, 0.5),
     "guppy-config": Reader(a_guppy_config, mutate_json, read_json, judge_guppy_config, 0.7),

@@ -108,4 +108,5 @@ def test_mutated_files(tmp_path, kind, mutate):
 
     data = {"bpe": BPE, "characters": CHARACTERS}[kind].to_json().encode()
     counted = mutations.read_mutated(data, tmp_path / "t.json", PlainTokenizer, judge, mutate)
-    assert mutations.N * (0.005 if mutate is mutations.mutate_bytes else 0.1) <= counted.read < mutations.N
+    assert counted.read < mutations.N
+    assert mutate is mutations.mutate_bytes or counted.read >= mutations.N * 0.1

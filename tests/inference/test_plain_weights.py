@@ -150,8 +150,5 @@ def test_mutated_files(tmp_path, knobs, mutate):
 
     judge(parse(file))
     counted = mutations.read_mutated(file.read_bytes(), file, parse, judge, mutate)
-    assert mutations.N * PARSED[mutate] <= counted.parsed < mutations.N and counted.read > 0
-    assert mutate is mutations.mutate_bytes or counted.read < counted.parsed / 2
-
-
-PARSED = {mutations.mutate_bytes: 0.02, mutate_safetensors: 0.3}
+    assert counted.parsed < mutations.N
+    assert mutate is mutations.mutate_bytes or mutations.N * 0.3 < counted.parsed > 2 * counted.read > 0
