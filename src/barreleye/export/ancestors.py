@@ -18,7 +18,7 @@ from barreleye.config import ModelConfig
 from barreleye.export.from_huggingface import shortened
 from barreleye.model.huggingface import gpt2_name, layer_and_part, our_shapes
 
-LARGEST_PICKLE = 16 * 2**20  # of names and shapes; the tensors lie beside it
+LARGEST_PICKLE = 2 * 2**20  # of names and shapes, some kilobytes for a layer; tensors lie beside it
 # What a checkpoint is made of. torch allows more, of which a few bytes can claim any amount of memory.
 MADE_OF = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device|b?float\d*)"
@@ -50,7 +50,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
-            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            pickles = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+            if min((entry.header_offset for entry in entries), default=1) > 0:  # torch would read what stands before
+                raise ValueError("it is an archive after something else")
             if any(entry.filename.rpartition("/")[2] != "data.pkl" for entry in pickles):
                 raise ValueError("it is a program of TorchScript's")
             if unpacked > file.stat().st_size or any(entry.file_size > LARGEST_PICKLE for entry in pickles):
