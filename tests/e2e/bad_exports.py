@@ -43,7 +43,7 @@ IMPORTS = [
     Case(f"import {MODEL} --name x --context-length 999", "the model knows 32 positions"),
     Case(f"import {MODEL} --name x --tokenizer no/such/place", "no/such/place: there is no such folder or file"),
     Case(f"import {MODEL} --name x --tokenizer runs", "runs: holds no tokenizer.json"),
-    Case(f"import {MODEL} --name x --tokenizer text.txt", "text.txt: "),
+    Case(f"import {MODEL} --name x --tokenizer text.txt", "text.txt/tokenizer.json: there is no such file"),
     Case(f"import {MODEL} --name x --tokenizer runs/chat/model", "tokens, the model "),
     Case(f"import {MODEL} --name x --text text.txt", "has a tokenizer of its own"),
     Case(f"import {MODEL} --name x --text text.txt --tokenizer runs", "give --tokenizer or --text, not both"),
