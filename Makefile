@@ -31,7 +31,7 @@ venv = $(PYTHON) -m venv --upgrade-deps $(1)
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel test-peers lint bench clean
+.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -76,9 +76,19 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	.venv-wheel/bin/python -c 'import barreleye; assert ".venv-wheel" in barreleye.__file__, barreleye.__file__'
 	.venv-wheel/bin/python -m pytest $(WHEEL_TESTS)
 
-# TransformerLens asks for much that this project does not: an environment of its own.
-test-peers: .venv-peers/peers  ## compare every activation with that of TransformerLens
+# Programs that ask for much that this project does not, or for versions of it, have environments of their own.
+TRANSFORMERS := .venv-peers-4 .venv-peers-5
+MODEL_FOLDER_TESTS := tests/model/test_huggingface.py tests/export/test_huggingface.py tests/export/test_importing.py
+READERS := tests/inference/test_plain_weights.py tests/inference/test_plain_text.py tests/export/test_plain.py \
+	tests/export/test_mutated.py
+
+test-peers: .venv/peers .venv-peers/peers $(TRANSFORMERS:%=%/peers)  ## compare with TransformerLens, transformers 4 and 5, llama.cpp, ONNX Runtime
 	.venv-peers/bin/python -m pytest tests/lens/test_transformer_lens.py
+	for peer in $(TRANSFORMERS); do $$peer/bin/python -m pytest $(MODEL_FOLDER_TESTS) || exit; done
+	$(BIN)/python -m pytest tests/export tests/training/test_track.py
+
+stress: .venv/dev  ## give each reader of files 10,000 damaged ones
+	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest $(READERS) -k mutated
 
 # Lines that hold a figure beside what was promised are collected in $(TABLE), and shown again at the end.
 TABLE := runs/bench.txt
@@ -110,7 +120,7 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	@cat $(TABLE)
 
 clean:  ## remove environments, builds and caches (the runs stay)
-	rm -rf .venv .venv-wheel .venv-peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-wheel .venv-peers .venv-peers-* dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up: a stamp for each set of packages; nothing is done again until pyproject.toml changes -----------------------
@@ -138,4 +148,17 @@ clean:  ## remove environments, builds and caches (the runs stay)
 .venv-peers/peers: .venv/core
 	$(call venv,.venv-peers)
 	$(call install,.venv-peers) --editable . --group peers
+	@touch $@
+
+# Which builds llama.cpp, once, for half an hour.
+.venv/peers: .venv/dev
+	$(call install,.venv) --editable '.[export,track,peers]'
+	@touch $@
+
+# They borrow all but the peer from .venv, as .venv-wheel does: what they install themselves comes first.
+.venv-peers-%/peers: .venv/dev
+	$(BIN)/python -m venv --without-pip $(@D)
+	$(call install,$(@D)) 'transformers>=$*,<$(shell expr $* + 1)'  # and the client of the Hub that it wants
+	$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/dependencies.pth"
+	echo '$(CURDIR)/src' >> "$$($(@D)/bin/python $(PURELIB))/dependencies.pth"
 	@touch $@

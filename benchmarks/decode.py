@@ -26,6 +26,7 @@ from plain import plain_model
 
 from barreleye import PRESETS, Run, Sampling, Transformer
 from barreleye.data.batches import IGNORE
+from barreleye.export.gguf import write_knobs, write_weights
 from barreleye.inference.fast import FastDecoder
 from barreleye.inference.generate import Decoder, Stream, TorchStream, decode_one_token, prefill, sample
 from barreleye.model.cache import KVCache
@@ -166,36 +167,16 @@ class Llama:
 
 
 def write_gguf(model: Transformer, kind: str, file: Path) -> None:
-    """As llama.cpp's GPT-2 graph reads it. The tokenizer is made up: only ids are used."""
+    """With a tokenizer that is made up: only ids are used."""
     import gguf
 
-    config = model.config
     writer = gguf.GGUFWriter(file, "gpt2")
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.d_model)
-    writer.add_block_count(config.n_layers)
-    writer.add_feed_forward_length(config.d_ff)
-    writer.add_head_count(config.n_heads)
-    writer.add_layer_norm_eps(1e-5)
+    write_knobs(writer, model.config)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
+    writer.add_token_list([f"t{i}" for i in range(model.config.vocab_size)])
     writer.add_token_merges(["t 0"])
-    quantized = gguf.GGMLQuantizationType[kind]
-    names = {"embed": "token_embd", "positions": "position_embd", "ln_final": "output_norm"}
-    parts = {"ln1": "attn_norm", "attn.qkv": "attn_qkv", "attn.out": "attn_output"}
-    parts |= {"ln2": "ffn_norm", "mlp.up": "ffn_up", "mlp.down": "ffn_down"}
-    for i in range(config.n_layers):
-        names |= {f"blocks.{i}.{ours}": f"blk.{i}.{theirs}" for ours, theirs in parts.items()}
-    for name, parameter in model.named_parameters():
-        module, _, leaf = name.rpartition(".")
-        values = parameter.detach().numpy()
-        as_kind = quantized if values.ndim == 2 and module != "positions" else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(f"{names[module]}.{leaf}", gguf.quants.quantize(values, as_kind), raw_dtype=as_kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_weights(writer, model, kind)
 
 
 def main() -> None:

@@ -23,9 +23,12 @@ ROOMS = (
     *("config", "files", "reports", "data", "model", "inference", "run", "training"),
     *("lens", "evaluation", "export", "server", "studio"),
 )
-ABOVE_ALL = ("__init__", "__main__", "show", "options", "cli_data", "cli_look", "cli_talk", "cli")
+ABOVE_ALL = ("__init__", "__main__", "show", "options", "cli")
+ABOVE_ALL += ("cli_data", "cli_export", "cli_hub", "cli_look", "cli_talk")
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 HOMES = metadata.packages_distributions() | {"pydantic_core": ["pydantic"]}  # which pins it: two halves of one
+# What may not be installed: peers and trackers.
+HOMES |= {name: [name] for name in ("tensorboard", "wandb", "trackio")} | {"llama_cpp": ["llama-cpp-python"]}
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
 OWN_SHARE_OF_HELP = 0.15  # seconds of processor, besides those of the library that writes it
@@ -113,14 +116,22 @@ def test_a_file_stays_short(file: Path) -> None:
 
 def test_the_model_fits_on_one_page() -> None:
     assert code_lines(PACKAGE / "model" / "transformer.py") <= 150
+    assert code_lines(PACKAGE / "inference" / "plain.py") <= 130
 
 
-@pytest.mark.parametrize("name", ["cli", "cli_data", "cli_look", "cli_talk", "options"])
+def test_plain_pages_import_numpy_alone() -> None:
+    for file in (PACKAGE / "inference").glob("plain*.py"):
+        others = {name for name in imported(parse(file)) if name.split(".")[0] not in sys.stdlib_module_names}
+        assert {name.split(".")[0] for name in others} <= {"numpy", "barreleye"}
+        assert all(name.startswith("barreleye.inference.plain") for name in others if name.startswith("barreleye"))
+
+
+@pytest.mark.parametrize("name", ["cli", "cli_data", "cli_export", "cli_hub", "cli_look", "cli_talk", "options"])
 def test_the_command_line_imports_only_light_things_at_its_top(name: str) -> None:
     top = ast.Module([node for node in parse(PACKAGE / f"{name}.py").body if not isinstance(node, ast.FunctionDef)], [])
     others = {name for name in imported(top) if name.split(".")[0] not in sys.stdlib_module_names}
     light = {"typer", "barreleye.config", "barreleye.options"}
-    light |= {f"barreleye.cli_{verbs}" for verbs in ("data", "look", "talk")}
+    light |= {f"barreleye.cli_{verbs}" for verbs in ("data", "export", "hub", "look", "talk")}
     assert {".".join(name.split(".")[:2]) for name in others} <= light
 
 

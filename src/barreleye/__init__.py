@@ -43,6 +43,7 @@ _HOMES = {
     "zero": "lens.edits",
     "diff": "lens.timeline",
     "timeline": "lens.timeline",
+    "import_model": "export.importing",
     "grow": "training.grow",
     "resume": "training.grow",
     "Step": "training.loop",

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from barreleye.cli_data import data_app, persona_app
+from barreleye.cli_export import export
+from barreleye.cli_hub import import_, push
 from barreleye.cli_look import ablate, look
 from barreleye.cli_talk import chat, generate
 from barreleye.config import PRESETS
@@ -31,7 +33,7 @@ app.add_typer(data_app, name="data")
 # click's, or that of typer's own copy of click: they differ by version, their family does not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-GROW, TALK, LOOK = "Grow", "Talk", "Look"
+GROW, TALK, LOOK, CARRY = "Grow", "Talk", "Look", "Carry"
 ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
 LONGEST_LINE = 1000
 NO_SPACE = "make room there"
@@ -101,6 +103,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder (default: runs/<name>).")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from where it stopped.")] = None,
     from_run: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start from a run's weights.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Mirror the record into tensorboard, wandb or trackio, on this machine.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on the way.")] = False,
     talk: Annotated[bool, typer.Option("--talk", help="Chat with it as soon as it is grown.")] = False,
     **options: Any,
@@ -124,10 +129,11 @@ def train(
     from barreleye.training import grow
 
     if resume is not None:
-        run = grow.resume(resume, quiet=quiet, **options)
+        run = grow.resume(resume, quiet=quiet, track=track, **options)
     else:
         sources: dict[str, Any] = dict(mix=mix, text=text, chats=chats)
-        run = grow.grow(persona, **sources, preset=preset, out=out, from_run=from_run, quiet=quiet, **options)
+        where: dict[str, Any] = dict(preset=preset, out=out, from_run=from_run, quiet=quiet, track=track)
+        run = grow.grow(persona, **sources, **where, **options)
     if talk and run.step >= run.config.train.steps:  # not after Ctrl-C: who stops it wants to leave
         chat(str(run.path))
 
@@ -136,6 +142,9 @@ app.command(rich_help_panel=TALK)(chat)
 app.command(rich_help_panel=TALK)(generate)
 app.command(rich_help_panel=LOOK)(look)
 app.command(rich_help_panel=LOOK)(ablate)
+app.command(rich_help_panel=CARRY)(export)
+app.command(rich_help_panel=CARRY, name="import")(import_)
+app.command(rich_help_panel=CARRY)(push)
 
 
 @app.command(rich_help_panel=LOOK)

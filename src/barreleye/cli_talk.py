@@ -12,7 +12,7 @@ import typer
 from barreleye.config import Sampling
 from barreleye.options import RunArgument, WithoutOption, with_knobs
 
-EngineOption = Annotated[str, typer.Option(help="auto, fast, int8 or torch: what decodes.")]
+EngineOption = Annotated[str, typer.Option(help="auto, fast, int8, torch or plain: what decodes.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PATIENCE = 1.5  # seconds
 
@@ -36,7 +36,7 @@ def chat(
     from barreleye.inference.chat import Chat
 
     opened, model, tokenizer = load(run, device, engine, without)
-    if not tokenizer.special_ids:
+    if tokenizer.chat is None:
         raise ValueError(f"{run} learned text, not chats; try: barreleye generate {run}")
     if prompt and not all(text.strip() for text in prompt):
         raise ValueError("--prompt is empty; say something")

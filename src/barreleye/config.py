@@ -61,12 +61,15 @@ class ModelConfig(Knobs):
     n_heads: int = knob(6, "attention heads", least=1, most=1000)
     n_kv_heads: int = knob(0, "key/value heads shared by the query heads (0: as many as heads)", least=0, most=1000)
     d_model: int = knob(384, "width of the residual stream", least=1, most=100_000)
+    head_dim: int = knob(0, "channels per head (0: d_model / n_heads)", least=0, most=10_000)
     d_ff: int = knob(1536, "width of the feed-forward layer (0: attention only)", least=0, most=1_000_000)
     context_length: int = knob(256, "how many tokens the model can see", least=1, most=1_000_000)
     vocab_size: int = knob(0, "rows of the embedding (0: as many as the tokenizer has)", least=0, most=10_000_000)
     positions: str = knob("learned", "learned, sinusoidal, rope or none")
+    rope_theta: float = knob(10_000.0, "rope: the longest wavelength is about 2 pi theta", least=1, most=1e12)
     norm: str = knob("layernorm", "layernorm or rmsnorm")
-    activation: str = knob("gelu", "gelu, relu, relu2 or swiglu")
+    norm_eps: float = knob(1e-5, "added to the variance under the root of a norm", least=0, most=1)
+    activation: str = knob("gelu", "gelu (by tanh, as in GPT-2), gelu_erf (exact), relu, relu2 or swiglu")
     tie_embeddings: bool = knob(True, "the output head is the embedding, transposed")
     bias: bool = knob(True, "linear layers add a bias")
     qk_norm: bool = knob(False, "normalize queries and keys per head (RMSNorm)")
@@ -76,7 +79,7 @@ class ModelConfig(Knobs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
+        if self.d_model % self.n_heads and not self.head_dim:
             fitting = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             nearest = min(fitting, key=lambda n: (abs(n - self.n_heads), n))
             raise ValueError(
@@ -85,11 +88,11 @@ class ModelConfig(Knobs):
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}")
         if self.positions == "rope" and self.d_head % 2:
-            raise ValueError(f"rope turns pairs of channels: d_model / n_heads must be even, not {self.d_head}")
+            raise ValueError(f"rope turns pairs of channels: those per head must be even, not {self.d_head}")
 
     @property
     def d_head(self) -> int:
-        return self.d_model // self.n_heads
+        return self.head_dim or self.d_model // self.n_heads
 
     @property
     def kv_heads(self) -> int:
@@ -144,7 +147,11 @@ class TrainConfig(Knobs):
 class DataConfig(Knobs):
     """What the model learns from."""
 
-    kind: str = knob("persona", "persona, mix, text or chats", choices=("persona", "mix", "text", "chats"))
+    kind: str = knob(
+        "persona",
+        "persona, mix, text, chats or import (its weights came from elsewhere)",
+        choices=("persona", "mix", "text", "chats", "import"),
+    )
     source: str = knob("fish", "character, mix of characters, or file; several files of chats: one a line")
     conversations: int = knob(
         60_000, "training conversations composed from a character sheet", least=1, most=10_000_000

@@ -6,15 +6,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LARGEST_FILE = 64 * 2**30
+LARGEST_HEADER = 16 * 2**20  # names and shapes of some hundred thousand tensors
 
 
 @contextlib.contextmanager
@@ -28,10 +29,22 @@ def naming(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens, `path` holds either all of it or what it held before."""
+    with _whole_file(path) as file:
+        file.write(data)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """`write_file` of what another file holds, which may be larger than memory."""
+    with source.open("rb") as read, _whole_file(path) as file:
+        shutil.copyfileobj(read, file)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with naming(path), partial.open("wb") as file:
-            file.write(data)
+            yield file
             _sync(file.fileno())
         with naming(path):
             partial.replace(path)
@@ -73,14 +86,39 @@ def check_manifest(folder: Path) -> None:
 
 def read_tensors(file: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file. Raises ValueError for one that is missing, cut short or not safetensors."""
-    import safetensors.torch
+    return dict(iterate_tensors(file))
+
+
+def iterate_tensors(file: Path, names: Iterable[str] | None = None) -> "Iterator[tuple[str, Tensor]]":
+    """Those tensors (all, unless named), one after the other. Raises ValueError as `read_tensors`."""
+    with _open_tensors(file, "pt") as tensors:
+        for name in tensors.keys() if names is None else names:
+            yield name, tensors.get_tensor(name)
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type ("F32", "BF16", ...) and shape of each tensor; only the header is read. Raises as `read_tensors`."""
+    with _open_tensors(file, "np") as tensors:
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - it is no dictionary
+        return {name: (str(s.get_dtype()), tuple(s.get_shape())) for name, s in slices.items()}
+
+
+@contextlib.contextmanager
+def _open_tensors(file: Path, framework: str) -> Iterator[Any]:
+    """The library checks the header against the file; before that, here, that it is not absurdly long."""
+    import safetensors
 
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
     if file.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{file}: is larger than any model of ours")
+    with file.open("rb") as begun:
+        header = int.from_bytes(begun.read(8), "little")
+    if header > min(LARGEST_HEADER, file.stat().st_size):
+        raise ValueError(f"{file}: is not a whole safetensors file (its header would be {header:,} bytes)")
     try:
-        return safetensors.torch.load_file(file)
+        with safetensors.safe_open(file, framework) as tensors:
+            yield tensors
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file}: is not a whole safetensors file ({error})") from None
 

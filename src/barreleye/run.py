@@ -59,7 +59,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name  # which "." has none of
 
     # What it learned -----------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Run:
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
         """Put the weights into the Hugging Face model folder, in one rename."""
-        write_file(self.path / "model" / "model.safetensors", self._safetensors(weights, "float32"))
+        write_file(self.path / "model" / "model.safetensors", _safetensors(weights, self.config, "float32"))
 
     def snapshots(self) -> list[int]:
         """The steps whose weights were kept, the first one first."""
@@ -115,7 +115,8 @@ class Run:
 
     def save_snapshot(self, step: int, weights: "dict[str, Tensor]") -> None:
         """Keep the weights of `step` in float16, under the names of the model folder."""
-        write_folder(self.path / "snapshots" / str(step), {"model.safetensors": self._safetensors(weights, "float16")})
+        data = _safetensors(weights, self.config, "float16")
+        write_folder(self.path / "snapshots" / str(step), {"model.safetensors": data})
 
     def thin_snapshots(self, planned: Sequence[int]) -> None:
         """Keep, of the snapshots that there are, the nearest to each planned step: a training that became longer has
@@ -128,19 +129,12 @@ class Run:
         for step in steps:
             shutil.rmtree(self.path / "snapshots" / str(step), ignore_errors=True)
 
-    def _safetensors(self, weights: "dict[str, Tensor]", dtype: str) -> bytes:
-        import torch
-        from safetensors.torch import save
-
-        from barreleye.model.huggingface import to_huggingface
-
-        rounded = {name: tensor.detach().to("cpu", getattr(torch, dtype)) for name, tensor in weights.items()}
-        return save(to_huggingface(rounded, self.config.model), {"format": "pt"})
-
     # What it read --------------------------------------------------------------------------------------------------
 
     def corpus(self) -> Corpus:
-        """Both sides of the split, as they were."""
+        """Both sides of the split, as they were. Raises ValueError where they are damaged, or never were here."""
+        if self.config.data.kind == "import":
+            raise ValueError(f"{self.path} was imported, and what it learned from is not in it; this needs that")
         file = self.path / "data" / "report.json"
         try:
             report = json.loads(read_text(file))
@@ -296,27 +290,46 @@ def list_runs(folder: Path = RUNS) -> list[Run]:
     return sorted(runs, key=lambda run: (run.path / "config.toml").stat().st_mtime, reverse=True)
 
 
-def check_free(path: Path) -> None:
-    """Raises ValueError where a new run cannot be made. What one left that was killed before its first save is made
-    anew: it had learned nothing."""
+def check_free(path: Path, option: str = "--out") -> None:
+    """Raises ValueError where a new run cannot be made, naming the option that says where. What one left that was
+    killed before its first save is made anew: it had learned nothing."""
     learned = any("loss" in line for line in json_lines(path / "metrics.jsonl"))
     begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
-        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another --out")
+        raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another {option}")
+    if _is_imported(path):
+        raise ValueError(f"{path} already holds a model that was imported; remove it, or choose another {option}")
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; choose another --out")
+        raise ValueError(f"{path} is a file; choose another {option}")
     there = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL} if path.is_dir() else set()
     if others := there - OWN:
-        raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another --out")
+        raise ValueError(f"{path} is not empty ({min(others)}), and holds no run; choose another {option}")
 
 
-def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Run:
-    """Make the folder of a new training. `config.toml` comes last: a folder that has one is complete."""
-    from barreleye.model.huggingface import small_files
+def _is_imported(path: Path) -> bool:
+    """Such a run is complete, and has neither steps nor states."""
+    try:
+        return Config.from_toml(path / "config.toml").data.kind == "import"
+    except (OSError, ValueError):
+        return False
 
+
+def create(
+    path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus | None, weights: "dict[str, Tensor] | None" = None
+) -> Run:
+    """Make the folder of a new training, or, without a corpus, of a model from elsewhere. `config.toml` comes last: a
+    folder that has one is complete, and its model folder one that loads, where `weights` are given."""
     check_free(path)
-    for folder in ("data", "model"):
-        (path / folder).mkdir(parents=True, exist_ok=True)
+    (path / "model").mkdir(parents=True, exist_ok=True)
+    if corpus is not None:
+        _write_corpus(path, corpus)
+    _write_model_folder(path / "model", config, tokenizer, weights)
+    write_file(path / "config.toml", config.to_toml().encode())
+    return Run(path)
+
+
+def _write_corpus(path: Path, corpus: Corpus) -> None:
+    (path / "data").mkdir(exist_ok=True)
     for side in ("train", "held_out", *UNSEEN):
         documents = getattr(corpus, side)
         if isinstance(documents, str):
@@ -329,14 +342,32 @@ def create(path: Path, config: Config, tokenizer: Tokenizer, corpus: Corpus) -> 
     if not isinstance(corpus.train, str):
         write_file(path / "data" / "words.json", to_json(count_words(corpus.train)))
     write_file(path / "data" / "report.json", to_json(corpus.report))
-    source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
-    write_file(path / "model" / "tokenizer.json", tokenizer.to_json().encode())
-    for name, content in small_files(
-        config.model, tokenizer, source, is_chat=not isinstance(corpus.train, str)
-    ).items():
-        write_file(path / "model" / name, content if isinstance(content, bytes) else to_json(content))
-    write_file(path / "config.toml", config.to_toml().encode())
-    return Run(path)
+
+
+def _write_model_folder(
+    folder: Path, config: Config, tokenizer: Tokenizer, weights: "dict[str, Tensor] | None"
+) -> None:
+    from barreleye.model.card import card_of
+    from barreleye.model.huggingface import small_files
+
+    for left in ("chat_template.jinja", "model.safetensors"):  # by one that was killed; not every model has them
+        (folder / left).unlink(missing_ok=True)
+    write_file(folder / "tokenizer.json", tokenizer.to_json().encode())
+    for name, content in small_files(config.model, tokenizer).items():
+        write_file(folder / name, content if isinstance(content, bytes) else to_json(content))
+    write_file(folder / "README.md", card_of(folder.resolve().parent.name, config, tokenizer.chat is not None).encode())
+    if weights is not None:
+        write_file(folder / "model.safetensors", _safetensors(weights, config, "float32"))
+
+
+def _safetensors(weights: "dict[str, Tensor]", config: Config, dtype: str) -> bytes:
+    import torch
+    from safetensors.torch import save
+
+    from barreleye.model.huggingface import to_huggingface
+
+    rounded = {name: tensor.detach().to("cpu", getattr(torch, dtype)) for name, tensor in weights.items()}
+    return save(to_huggingface(rounded, config.model), {"format": "pt"})
 
 
 def _numbered(folder: Path) -> list[int]:

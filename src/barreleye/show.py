@@ -18,6 +18,7 @@ from barreleye.reports.page import Section
 from barreleye.run import Run, latest_score
 
 if TYPE_CHECKING:  # a list of runs or characters does not wait for torch
+    from barreleye.export.check import Parity
     from barreleye.model.count import Count
     from barreleye.training.record import Finding
 
@@ -148,6 +149,25 @@ def show_findings(findings: Sequence["Finding"], unseen: Sequence[str], usual: s
     if not unseen and all(finding.is_note for finding in findings):
         console.print("nothing is wrong, as far as the record shows")
     console.print(usual)
+
+
+def parity_table(name: str, rows: "Sequence[Parity]") -> None:
+    """What other programs compute with a run's exports, a line for each format."""
+    numbers = ("logits differ by", "same token", "same ids", "size", "loads in", "tokens/s")
+    table = table_of("format", "program", *numbers, numbers=numbers, title=f"{name}, beside torch")
+    for row in rows:
+        if row.problem:
+            table.add_row(row.format, row.program, *["-"] * len(numbers))
+            continue
+        ids = "-" if row.same_ids is None else f"{row.same_ids:.1%}"
+        agreement = f"{row.agreement:.1%} of {row.compared:,}"
+        figures = (f"{row.difference:.1e}", agreement, ids, mebibytes(row.size), f"{row.load_seconds:.2f} s")
+        table.add_row(row.format, row.program, *figures, f"{row.tokens_per_second:,.0f}")
+    console = screen()
+    console.print(table)
+    for row in rows:
+        if row.problem:
+            console.print(f"{row.format}, {row.program}: {row.problem}")
 
 
 def show_report(summary: Iterable[str], sections: Iterable[Section]) -> None:

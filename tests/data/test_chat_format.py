@@ -8,7 +8,6 @@ from transformers import PreTrainedTokenizerFast
 
 from barreleye.data.chat_format import (
     CHAT_SPECIAL_TOKENS,
-    CHAT_TEMPLATE,
     IM_END,
     IM_START,
     ROLES,
@@ -19,6 +18,7 @@ from barreleye.data.chat_format import (
     encode_chat,
     encode_chats,
 )
+from barreleye.data.chat_template import CHAT_TEMPLATE
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
 
 CHAT = (

@@ -1,7 +1,9 @@
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from barreleye.data import tokenizer as tokenizer_module
-from barreleye.data.bpe import PRE_TOKENIZER, count_words
-from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters
+from barreleye.data.bpe import BYTE_LETTERS, PRE_TOKENIZER, count_words
+from barreleye.data.pre_tokenizer import KNOWN, SPLITS, house_of
+from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters, parse
 
 SPECIAL = ("<|im_start|>", "<|im_end|>")
 SYLLABLES = ["blub", "fi", "sh", "wa", "ter", "glas", "s", " ", " ", " ", "?", "!", "'s", "é", "🐟", "\n", "12", "oo"]
@@ -256,6 +259,108 @@ def test_a_byte_level_tokenizer_of_another_house_is_read(tmp_path: Path) -> None
     assert loaded.id_of("<|endoftext|>") == loaded.vocab_size - 1
 
 
+# Each house's way to cut words, put together from the library's own parts.
+CUTS = {
+    "GPT-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
+    "SmolLM": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
+} | {
+    house: [
+        pre_tokenizers.Split(tokenizers.Regex(split), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    for split, house in SPLITS.items()
+    if house != "GPT-2"
+}
+
+
+@cache
+def of_house(house: str) -> tuple[tokenizers.Tokenizer, Tokenizer]:
+    library = train_with_library(chatter(1), 300)
+    library.pre_tokenizer = CUTS[house][0] if len(CUTS[house]) == 1 else pre_tokenizers.Sequence(CUTS[house])
+    if house == "Qwen 2":
+        library.normalizer = normalizers.NFC()
+    library.add_special_tokens(["<|endoftext|>"])
+    library.add_tokens(["<tool>"])
+    ours = parse(library.to_str())
+    library.encode_special_tokens = True
+    return library, ours
+
+
+@pytest.mark.parametrize("house", CUTS)
+@given(texts=st.lists(st.text() | st.text("aB1 \n\r\t'sé🐟-./", max_size=20), max_size=5))
+def test_tokenizers_of_other_houses_give_the_ids_that_the_library_gives(house: str, texts: list[str]) -> None:
+    library, ours = of_house(house)
+    texts = [*texts, "I'LL pay 12345 <|endoftext|> <tool>"]
+    assert house_of(json.loads(library.to_str())["pre_tokenizer"]) == house
+    assert ours.encode_batch(texts) == [library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert ours.chat is None and not ours.special_ids & set(ours.encode(texts[-1]))
+
+
+def test_the_cuts_of_houses_differ() -> None:
+    text = "I'LL pay helloWorld 12345\n\n now/\n"
+    ways = {house: str(pre_tokenizers.Sequence(parts).pre_tokenize_str(text)) for house, parts in CUTS.items()}
+    assert set(CUTS) == set(KNOWN) and len(set(ways.values())) == len(KNOWN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(pattern={"Regex": "(a+)+$"}),
+        dict(pattern={"String": " "}),
+        dict(behavior="Removed"),
+        dict(invert=True),
+        dict(type="Whitespace"),
+    ],
+)
+def test_a_cut_that_is_not_known_is_refused_before_it_is_compiled(change: dict[str, object]) -> None:
+    library = train_with_library(chatter(1), 300)
+    library.pre_tokenizer = pre_tokenizers.Sequence(CUTS["Llama 3"])
+    content = json.loads(library.to_str())
+    content["pre_tokenizer"]["pretokenizers"][0] |= change
+    with pytest.raises(
+        ValueError, match=r"cuts words in a way that is not known \(Sequence\); known are those of GPT-2"
+    ):
+        parse(json.dumps(content))
+
+
+def test_a_character_whose_bytes_a_tokenizer_lacks_is_refused_by_name() -> None:
+    """As GuppyLM's, whose training knows only the bytes that it met: the library would leave the others out."""
+    library = train_with_library(chatter(1), 300)
+    content = json.loads(library.to_str())
+    kept = [token for token in content["model"]["vocab"] if token not in ("Ī", "Z")]  # the byte 0x88, and a letter
+    content["model"]["vocab"] = {token: i for i, token in enumerate(kept)}
+    ours = parse(json.dumps(content))
+    assert ours.decode(ours.encode("blub é🐟")) == "blub é🐟"
+    for text, name in (("aZ", "'Z' .LATIN CAPITAL LETTER Z., at character 2"), ("\u0108", "CIRCUMFLEX")):
+        with pytest.raises(ValueError, match=f"has not seen .*{name}"):
+            ours.encode_batch(["fine", text])
+
+
+@pytest.mark.parametrize(
+    ("special", "how"),
+    [
+        ("ab", dict(merges=[["a", "b"]])),
+        ("hello", dict(ignore_merges=True)),
+        ("Ġthe", dict(ignore_merges=True)),
+        ("a", {}),
+    ],
+)
+def test_a_special_token_that_a_text_makes_is_refused(special: str, how: dict[str, object]) -> None:
+    """What a person types would end a turn."""
+    content = json.loads(BPE._library.to_str())
+    words = dict.fromkeys(["<|im_end|>", *sorted(BYTE_LETTERS), special])
+    vocab = {word: i for i, word in enumerate(words)}
+    content["model"] |= dict(vocab=vocab, merges=[]) | how
+    end = content["added_tokens"][0]
+    content["added_tokens"] = [end | dict(content=word, id=vocab[word]) for word in ("<|im_end|>", special)]
+    library = tokenizers.Tokenizer.from_str(json.dumps(content))
+    library.encode_special_tokens = True
+    assert library.encode(special.replace("Ġ", " ")).ids == [vocab[special]]  # so it would be
+    with pytest.raises(ValueError, match=re.escape(special)) as refusal:
+        parse(json.dumps(content))
+    assert "\n" not in str(refusal.value)
+
+
 def foreign_files() -> Iterator[tuple[str, str]]:
     ours = json.loads(BPE._library.to_str())
     characters = json.loads(CHARACTERS._library.to_str())
@@ -266,7 +371,6 @@ def foreign_files() -> Iterator[tuple[str, str]]:
     lower.normalizer = normalizers.Lowercase()
     prefixed = train_with_library(["ab"], 300)
     prefixed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    fewer_bytes = {token: i for i, token in enumerate("abcdef")}
     yield "", "not a tokenizer.json"
     yield "{", "not a tokenizer.json"
     yield "[1, 2]", "not a tokenizer.json"
@@ -275,8 +379,10 @@ def foreign_files() -> Iterator[tuple[str, str]]:
     yield unigram.to_str(), "neither"
     yield words.to_str(), "not one character"
     yield lower.to_str(), "normalizer"
-    yield prefixed.to_str(), "not the text that it decodes"
-    yield json.dumps({**ours, "model": {**ours["model"], "vocab": fewer_bytes, "merges": []}}), "ids|letters"
+    yield prefixed.to_str(), "cuts words in a way that is not known"
+    yield json.dumps({**ours, "model": {**ours["model"], "vocab": {"a": 0, "b": 2}, "merges": []}}), "without gaps"
+    yield json.dumps({**ours, "model": {**ours["model"], "dropout": 0.1}}), "BPE has a dropout"
+    yield "[" * 100_000, "nested too deeply"
     far = {**characters["model"]["vocab"], "x": 10**9}
     yield json.dumps({**characters, "model": {**characters["model"], "vocab": far}}), "without gaps"
 

@@ -141,7 +141,10 @@ TALKS = [
     Case("chat chat --temperature -1 --prompt hi", "temperature must be at least 0"),
     Case("chat chat --top-k -1 --prompt hi", "top_k must be at least 0"),
     Case("chat chat --device foo --prompt hi", "device cannot be 'foo'"),
-    Case("chat chat --engine foo --prompt hi", "there is no engine 'foo'; choose one of: auto, fast, int8, torch"),
+    Case(
+        "chat chat --engine foo --prompt hi", "there is no engine 'foo'; choose one of: auto, fast, int8, torch, plain"
+    ),
+    Case("train fish --track tensorbord", "there is no tracker 'tensorbord'; did you mean 'tensorboard'?"),
     Case("chat chat --max-tokens 3", "No such option: --max-tokens"),
     Case("chat chat", "standard input is not UTF-8", stdin=b"\xff\xfe\n"),
 ]

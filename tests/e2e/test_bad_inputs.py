@@ -13,12 +13,13 @@ if sys.platform == "win32":
 sys.path.insert(0, str(Path(__file__).parent))  # the table stands beside this file
 
 import bad_data
+import bad_exports
 import bad_inputs
 import bad_options
 import bad_runs
 from bad_inputs import COMMAND, ENVIRONMENT, TEXT, TINY, Case
 
-CASES = [*bad_data.CASES, *bad_runs.CASES, *bad_options.CASES]
+CASES = [*bad_data.CASES, *bad_runs.CASES, *bad_options.CASES, *bad_exports.CASES]
 NAMES = [f"{i} {case.command[:50]!a}" for i, case in enumerate(CASES)]
 SMALLEST = "--d-model 2 --n-heads 1 --d-ff 2 --steps 100 --save-every 10"  # the record outgrows the states
 GROW = ["train", "--text", "text.txt", "--quiet", *TINY.split(), *SMALLEST.split()]

@@ -41,5 +41,5 @@ def test_what_is_not_compiled_is_decoded_by_torch(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_engine_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="there is no engine 'gpu'; choose one of: auto, fast, int8, torch"):
+    with pytest.raises(ValueError, match="there is no engine 'gpu'; choose one of: auto, fast, int8, torch, plain"):
         make_decoder(Transformer(SHAPE), "gpu")

@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nowhere-relu2-untied": dict(positions="none", activation="relu2", tie_embeddings=False),
     "qk-norm-grouped": dict(qk_norm=True, n_kv_heads=1, positions="rope"),
     "attention-only": dict(d_ff=0),
+    "wide-heads-exact-gelu": dict(head_dim=12, activation="gelu_erf", norm_eps=1e-2),
+    "narrow-heads-slow-turns": dict(head_dim=4, n_kv_heads=2, positions="rope", rope_theta=100.0, norm="rmsnorm"),
     "no-bias": dict(bias=False),
 }
 

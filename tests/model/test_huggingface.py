@@ -9,10 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from barreleye.config import PRESETS, ModelConfig
-from barreleye.data.chat_format import Message, encode_chat
 from barreleye.model.huggingface import architecture, from_huggingface, huggingface_config, to_huggingface
 from barreleye.model.transformer import Transformer
-from barreleye.training.grow import grow
 
 SHAPE: dict[str, Any] = dict(n_layers=2, n_heads=4, d_model=32, d_ff=80, context_length=40, vocab_size=61)
 LLAMA: dict[str, Any] = dict(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
@@ -24,10 +22,15 @@ EXPRESSIBLE = {
     "gpt2-all-heads-named": ("gpt2", dict(n_kv_heads=4, dropout=0.1)),
     "llama": ("llama", LLAMA),
     "llama-grouped": ("llama", LLAMA | dict(n_kv_heads=2)),
+    "gpt2-exact-gelu": ("gpt2", dict(activation="gelu_erf", norm_eps=1e-3)),
+    "llama-biased": ("llama", LLAMA | dict(bias=True, n_kv_heads=2, norm_eps=1e-6)),
+    "llama-wide-heads": ("llama", LLAMA | dict(head_dim=12, n_kv_heads=2, rope_theta=500_000.0)),
+    "qwen3": ("qwen3", LLAMA | dict(qk_norm=True, head_dim=16, n_kv_heads=2, rope_theta=1e6, norm_eps=1e-6)),
     "llama-one-kv-head-untied": ("llama", LLAMA | dict(n_kv_heads=1, tie_embeddings=False)),
 }
 OURS_ALONE = [
     dict(qk_norm=True),
+    dict(head_dim=12),
     dict(d_ff=0),
     dict(positions="sinusoidal"),
     dict(positions="none", norm="rmsnorm"),
@@ -35,7 +38,8 @@ OURS_ALONE = [
     dict(bias=False),
     dict(activation="swiglu"),
     LLAMA | dict(activation="gelu"),
-    LLAMA | dict(bias=True),
+    LLAMA | dict(bias=True, qk_norm=True),
+    LLAMA | dict(d_ff=0),
 ]
 EXPRESSED = pytest.mark.parametrize(("kind", "knobs"), EXPRESSIBLE.values(), ids=EXPRESSIBLE)
 EVERYTHING = pytest.mark.parametrize("knobs", [knobs for _, knobs in EXPRESSIBLE.values()] + OURS_ALONE, ids=str)
@@ -78,7 +82,11 @@ def test_the_logits_are_those_of_hugging_face(tmp_path: Path, kind: str, knobs: 
     export(tmp_path, model)
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    expected = {"gpt2": transformers.GPT2LMHeadModel, "llama": transformers.LlamaForCausalLM}[kind]
+    expected = {
+        "gpt2": transformers.GPT2LMHeadModel,
+        "llama": transformers.LlamaForCausalLM,
+        "qwen3": transformers.Qwen3ForCausalLM,
+    }[kind]
     assert type(theirs) is expected
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
     tokens = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
@@ -135,27 +143,3 @@ def test_the_presets_can_be_carried_away() -> None:
     kinds = {name: architecture(preset.model) for name, preset in PRESETS.items()}
     assert set(kinds.values()) == {"gpt2", "llama"}
     assert kinds["fish"] == kinds["gpt2"] == "gpt2" and kinds["modern"] == kinds["stories15m"] == "llama"
-
-
-@pytest.mark.parametrize(("preset", "n_kv_heads"), [("fish", 0), ("modern", 2)])
-def test_the_model_folder_of_a_run_loads_with_the_usual_tools(tmp_path: Path, preset: str, n_kv_heads: int) -> None:
-    run = grow(
-        "fish", preset=preset, out=tmp_path / "run", conversations=60, vocab=300, n_layers=2, n_heads=4,
-        n_kv_heads=n_kv_heads, d_model=32, d_ff=64, steps=3, batch_tokens=256, quiet=True,
-    )  # fmt: skip
-    folder = run.path / "model"
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    chat = [{"role": "user", "content": "hello fish"}, {"role": "assistant", "content": "blub."}]
-    chat.append({"role": "user", "content": "why are you blue, fish?"})
-    messages = [Message(turn["role"], turn["content"]) for turn in chat]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert ids == encode_chat(messages, run.tokenizer, add_generation_prompt=True)[0]
-    assert tokenizer.decode(ids) == run.tokenizer.decode(ids)
-    assert tokenizer("hello fish")["input_ids"] == run.tokenizer.encode("hello fish")
-    tokens = torch.tensor([ids])
-    assert_same_logits(run.load_model()(tokens).detach(), theirs(tokens).logits.detach())
-    reply = theirs.generate(tokens, max_new_tokens=5, do_sample=False, temperature=None, top_p=None)
-    assert reply.shape[1] <= len(ids) + 5
-    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id == run.tokenizer.id_of("<|im_end|>")
-    assert tokenizer.model_max_length == run.config.model.context_length

@@ -5,7 +5,8 @@
     <|im_start|>assistant
     blub<|im_end|>
 
-Four choices; the template that is exported makes the same ones, token for token:
+Four choices; the template that is exported makes the same ones, token for token (a model that was imported may come
+with plain ChatML, which neither trims nor lowers: chat_template.py):
 
 - Every message ends in <|im_end|> and a newline, the last one too. So a conversation's ids begin with its
   own ids of some turns ago. Generation stops at <|im_end|>, and the newline opens what comes next.
@@ -20,21 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from barreleye.data.chat_template import HOUSE, IM_END, IM_START, ChatFormat
 from barreleye.data.tokenizer import Tokenizer
 
-IM_START = "<|im_start|>"
-IM_END = "<|im_end|>"
 CHAT_SPECIAL_TOKENS = (IM_START, IM_END)
 ROLES = ("system", "user", "assistant")
-
-# Written to chat_template.jinja; Jinja's `trim` is Python's str.strip.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% set said = message['content'] | lower if message['role'] == 'user' else message['content'] %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + said | trim + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +72,32 @@ def encode_chat(
 
 def encode_chats(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[Part]]]:
     """`encode_chat` of each conversation, in order; fast: each distinct text is encoded once, in a batch."""
-    texts = list(dict.fromkeys(chat_texts(conversations)))
+    texts = list(dict.fromkeys(chat_texts(conversations, tokenizer.chat or HOUSE)))
     ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
     for conversation in conversations:
         yield _encode(conversation.messages, tokenizer, ids_of.__getitem__)
 
 
-def chat_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
+def chat_texts(conversations: Iterable[Conversation], chat: ChatFormat = HOUSE) -> Iterator[str]:
     """All that is encoded as ordinary text, headers and newlines included: what a tokenizer learns from."""
     for conversation in conversations:
-        for message in conversation.messages:
-            yield from (_header(message.role), _content(message), "\n")
+        for message in _turns(conversation.messages, chat):
+            yield from (_header(message.role), _content(message, chat), "\n")
+
+
+def _turns(messages: Sequence[Message], chat: ChatFormat) -> Sequence[Message]:
+    begins = not messages or messages[0].role == "system"
+    return messages if begins or not chat.system else [Message("system", chat.system), *messages]
 
 
 def _header(role: str) -> str:
     return role + "\n"
 
 
-def _content(message: Message) -> str:
+def _content(message: Message, chat: ChatFormat) -> str:
+    """Its words; where whitespace stays, with the header, as a word may then span the two."""
+    if not chat.tidy:
+        return _header(message.role) + message.content
     return (message.content.lower() if message.role == "user" else message.content).strip()
 
 
@@ -109,10 +108,13 @@ def _encode(
     add_generation_prompt: bool = False,
 ) -> tuple[list[int], list[Part]]:
     im_start, im_end = tokenizer.id_of(IM_START), tokenizer.id_of(IM_END)
+    chat = tokenizer.chat or HOUSE
     ids: list[int] = []
     parts: list[Part] = []
-    for message in messages:
-        header, content, newline = ids_of(_header(message.role)), ids_of(_content(message)), ids_of("\n")
+    for message in _turns(messages, chat):
+        header, content, newline = ids_of(_header(message.role)), ids_of(_content(message, chat)), ids_of("\n")
+        if not chat.tidy:
+            header, content = content[: len(header)], content[len(header) :]
         ids += [im_start, *header, *content, im_end, *newline]
         parts += [Part.OTHER] * (1 + len(header))
         parts += [_part_of(message)] * (len(content) + 1)

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
@@ -23,12 +24,16 @@ from barreleye.data.bpe import (
     learn_merges,
     letters_to_bytes,
 )
+from barreleye.data.chat_template import HOUSE, IM_END, IM_START, TEMPLATE_FILE, ChatFormat, recognize
+from barreleye.data.pre_tokenizer import KNOWN, house_of
 
 FILE_NAME = "tokenizer.json"
 MAX_FILE_BYTES = 64 * 2**20  # the largest in use, of 256,000 tokens, take half of it
 KINDS = {("WordLevel", "Fuse"): "characters", ("BPE", "ByteLevel"): "bpe"}  # by model and decoder
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # as tokenizers of other houses call it
 PROBE = "a  é\n🐟\x00"  # what a byte-level tokenizer of another house must give back unchanged
 GPT2_CUT = json.loads(PRE_TOKENIZER.__getstate__())
+CHARACTERS = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 MOST_WORDS, LONGEST_WORD = 1_000_000, 100  # kept in memory; characters
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
@@ -37,9 +42,11 @@ class Tokenizer:
     """A learned vocabulary. Immutable; two are equal when their tokenizer.json is.
 
     kind: "characters" or "bpe". vocab_size: number of tokens. special_ids: ids that no text is encoded to.
+    end_ids: those of them that end a text, as other houses have them.
+    chat: how a chat is spelled; None for a tokenizer of plain text.
     """
 
-    def __init__(self, library: tokenizers.Tokenizer) -> None:
+    def __init__(self, library: tokenizers.Tokenizer, chat: ChatFormat | None = HOUSE) -> None:
         self._library = library
         # What a person types is text, even where it reads <|im_end|>, and none of it is cut off or filled up.
         library.encode_special_tokens = True
@@ -49,6 +56,8 @@ class Tokenizer:
         added = library.get_added_tokens_decoder()
         self._special = {token.content: token_id for token_id, token in added.items() if token.special}
         self.special_ids = frozenset(self._special.values())
+        self.end_ids = frozenset(self._special[token] for token in END_OF_TEXT if token in self._special)
+        self.chat = chat if {IM_START, IM_END} <= self._special.keys() else None
 
         tokens = sorted(library.get_vocab().items(), key=lambda item: item[1])
         assert [token_id for _, token_id in tokens] == list(range(len(tokens)))
@@ -57,6 +66,9 @@ class Tokenizer:
             letters_to_bytes(token) if spelled_in_letters and token_id not in added else token.encode("utf-8")
             for token, token_id in tokens
         ]
+        # A tokenizer of another house may lack bytes that its training never met; the library leaves them out unsaid.
+        missing = set(BYTE_LETTERS) - library.get_vocab().keys() if spelled_in_letters else set()
+        self._missing = letters_to_bytes("".join(missing))
         self._words = _Words(library)
         cut = json.loads(library.to_str())["pre_tokenizer"]
         self._cuts_as_gpt2 = cut == GPT2_CUT and all(token.special for token in added.values())
@@ -85,6 +97,8 @@ class Tokenizer:
             return [self._look_up(text) for text in texts]
         for text in texts:
             _refuse_lone_surrogates(text)
+            if self._missing:
+                self._refuse_unseen(text)
         if len(self._words) > MOST_WORDS:
             self._words.clear()
         if not self._cuts_as_gpt2:
@@ -99,11 +113,12 @@ class Tokenizer:
         try:
             return [self._id_of_character[character] for character in text]
         except KeyError as error:
-            character = error.args[0]
-            raise ValueError(
-                f"this tokenizer has not seen {_name(character)}, at character {text.index(character) + 1}: "
-                "leave it out, or learn from text that has it (a bpe tokenizer takes any text)"
-            ) from None
+            raise _unseen(text, error.args[0]) from None
+
+    def _refuse_unseen(self, text: str) -> None:
+        for character in dict.fromkeys(text):
+            if not set(self._missing).isdisjoint(character.encode()):
+                raise _unseen(text, character)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens spelled out; bytes that make no whole character become U+FFFD."""
@@ -145,18 +160,11 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """Read our tokenizer.json, or any byte-level BPE; raises ValueError with what is wrong."""
+        """Read our tokenizer.json, or a byte-level BPE of another house; with the chat template beside it, if it is one
+        that is known. Raises ValueError with what is wrong."""
         file = _file_at(path)
-        try:
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise ValueError(f"too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
-            return _parse(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(f"{file}: there is no such file; a model folder holds its tokenizer") from None
-        except OSError as error:
-            raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+        template = file.with_name(TEMPLATE_FILE)
+        return read_tokenizer(file, recognize(_read(template)) if template.is_file() else None)
 
 
 class _Words(dict[str, list[int]]):
@@ -202,7 +210,7 @@ def learn_characters(text: str, special_tokens: Sequence[str] = ()) -> Tokenizer
     vocab = {token: token_id for token_id, token in enumerate([*sorted(set(text)), *special_tokens])}
     # The library asks for the name of an "unknown" token; none has that name, so it too refuses the unseen.
     library = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unseen>"))
-    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.pre_tokenizer = CHARACTERS
     library.decoder = decoders.Fuse()
     return _with_special_tokens(library, special_tokens)
 
@@ -252,6 +260,13 @@ def _refuse_lone_surrogates(text: str) -> None:
         ) from None
 
 
+def _unseen(text: str, character: str) -> ValueError:
+    return ValueError(
+        f"this tokenizer has not seen {_name(character)}, at character {text.index(character) + 1}: "
+        "leave it out, or learn from text that has it (a bpe tokenizer of ours takes any text)"
+    )
+
+
 def _name(character: str) -> str:
     return f"{character!r} ({unicodedata.name(character, f'U+{ord(character):04X}')})"
 
@@ -260,24 +275,103 @@ def _file_at(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE_NAME
 
 
-def _parse(text: str) -> Tokenizer:
-    """Only a vocabulary of characters or of bytes is read: it gives back, unchanged, whatever it encodes."""
+def read_tokenizer(path: str | Path, chat: ChatFormat | None) -> Tokenizer:
+    """As `Tokenizer.load`, with the chat format of a template that was found elsewhere."""
+    file = _file_at(path)
     try:
+        return parse(_read(file), chat)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        if not file.exists():
+            raise ValueError(f"{file}: there is no such file; a model folder holds its tokenizer")
+        if not file.is_file():
+            raise ValueError(f"{file}: cannot be read (it is no file)")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file}: too large for a tokenizer (over {MAX_FILE_BYTES // 2**20} MiB)")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def parse(text: str, chat: ChatFormat | None = HOUSE) -> Tokenizer:
+    """A tokenizer from the content of its tokenizer.json. Only a vocabulary of characters or of bytes is read; of those
+    of other houses, only ones whose parts are known. Raises ValueError with what is wrong."""
+    try:
+        _check_parts(json.loads(text))  # before the library compiles what it is given
         library = tokenizers.Tokenizer.from_str(text)
+    except RecursionError:
+        raise ValueError("not a tokenizer.json (it is nested too deeply)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not a tokenizer.json ({error})") from None
+    except ValueError:
+        raise
     except Exception as error:  # the library has no narrower class for a bad file
         raise ValueError(f"not a tokenizer.json ({error})") from None
-    kind = KINDS.get((type(library.model).__name__, type(library.decoder).__name__))
-    if kind is None or library.normalizer is not None:
-        raise ValueError("neither a tokenizer by characters nor byte-level BPE without a normalizer")
+    kind = KINDS[type(library.model).__name__, type(library.decoder).__name__]
     vocab = library.get_vocab()
     if set(vocab.values()) != set(range(len(vocab))):
         raise ValueError("token ids must count from 0 up, without gaps")
     ordinary = vocab.keys() - {token.content for token in library.get_added_tokens_decoder().values()}
     if kind == "characters" and any(len(token) != 1 for token in ordinary):
         raise ValueError("a token of this tokenizer is not one character")
-    if kind == "bpe" and not (set(BYTE_LETTERS) <= ordinary and set("".join(ordinary)) <= set(BYTE_LETTERS)):
+    if kind == "bpe" and not set("".join(ordinary)) <= set(BYTE_LETTERS):
         raise ValueError("the tokens are not spelled in GPT-2's 256 byte letters")
-    tokenizer = Tokenizer(library)
-    if kind == "bpe" and tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
+    tokenizer = Tokenizer(library, chat)
+    if typable := _typable(tokenizer):
+        raise ValueError(f"special token {typable!r} could be typed: a text that reads so would become it")
+    probe = "".join(c for c in PROBE if set(tokenizer._missing).isdisjoint(c.encode()))
+    if kind == "bpe" and tokenizer.decode(tokenizer.encode(probe)) != probe:
         raise ValueError("a text that it encodes is not the text that it decodes")
     return tokenizer
+
+
+def _typable(tokenizer: Tokenizer) -> str | None:
+    """A special token that merges, or a whole word, come to; None where no text becomes one."""
+    if tokenizer.kind == "characters":
+        return None
+    model = json.loads(tokenizer.to_json())["model"]
+    merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]}
+    for token in tokenizer._special:
+        if token in model["vocab"] and (token in BYTE_LETTERS or token in merged):
+            return token
+        if model.get("ignore_merges") and token in model["vocab"] and set(token) <= set(BYTE_LETTERS):
+            word = letters_to_bytes(token).decode("utf-8", "ignore")
+            if tokenizer._special[token] in tokenizer._library.encode(word, add_special_tokens=False).ids:
+                return token
+    return None
+
+
+def _check_parts(parts: Any) -> None:
+    """Raises ValueError, with the part's name, for a tokenizer made of parts that are not known."""
+    if not isinstance(parts, dict) or not isinstance(model := parts.get("model"), dict):
+        raise ValueError("not a tokenizer.json (it has no model)")
+    names = _type_of(model), _type_of(parts.get("decoder"))
+    kind = KINDS.get(names)
+    if kind is None:
+        raise ValueError(
+            f"neither a tokenizer by characters nor byte-level BPE, but {names[0]} decoded by {names[1]} "
+            "(SentencePiece and WordPiece are not read)"
+        )
+    if (normalizer := parts.get("normalizer")) not in (None, {"type": "NFC"}):
+        raise ValueError(f"its normalizer is not known ({_type_of(normalizer)}); one that is: NFC")
+    if kind == "characters" and parts.get("pre_tokenizer") not in (None, json.loads(CHARACTERS.__getstate__())):
+        raise ValueError(f"it cuts characters in a way that is not known ({_type_of(parts['pre_tokenizer'])})")
+    if kind == "bpe":
+        if house_of(parts.get("pre_tokenizer")) is None:
+            raise ValueError(
+                f"it cuts words in a way that is not known ({_type_of(parts.get('pre_tokenizer'))}); "
+                f"known are those of {', '.join(KNOWN)}"
+            )
+        for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+            if model.get(option):
+                raise ValueError(f"its BPE has a {option}, which is not supported")
+
+
+def _type_of(part: Any) -> str:
+    return str(part.get("type")) if isinstance(part, dict) else str(part)

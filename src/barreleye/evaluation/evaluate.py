@@ -22,6 +22,7 @@ from barreleye.evaluation.robustness import robustness
 from barreleye.evaluation.scores import MODEL, SETS, score_replies
 from barreleye.files import json_lines, to_json, write_file
 from barreleye.run import Run
+from barreleye.training.card import write_model_card
 
 VERSION = 2  # of what is measured, and how: a saved evaluation of another one is made anew
 SEED = 0  # of what is drawn, asked and sampled: two evaluations of one run are equal
@@ -128,13 +129,14 @@ def weights_of(run: Run) -> str:
 
 
 def save(run: Run, evaluation: Evaluation) -> None:
-    """`reports/evaluation.json`, and the raw outputs in `reports/evaluation/`."""
+    """`reports/evaluation.json`, the raw outputs in `reports/evaluation/`, and the figures on the model card."""
     folder = run.path / "reports" / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in evaluation.raw.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_file(folder / f"{name}.jsonl", text.encode())
     write_file(folder.with_suffix(".json"), to_json(vars(evaluation) | {"raw": list(evaluation.raw)}))
+    write_model_card(run)
 
 
 def saved(run: Run) -> Evaluation | None:

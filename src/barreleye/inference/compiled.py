@@ -5,6 +5,7 @@ head, F feed-forward, V vocabulary, T positions; M outputs and N inputs of a mat
 are filled by loops, as array expressions take Numba ten times as long to compile.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -47,7 +48,7 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
 
 in_parallel = partial(compiled, parallel=True)
 
-GELU, RELU, RELU2, SWIGLU = range(4)
+GELU, GELU_ERF, RELU, RELU2, SWIGLU = range(5)
 
 
 @compiled
@@ -57,7 +58,7 @@ def decode(token, at, weights, kinds, keys_LTHD, values_LTHD, logits_V):  # type
     n_layers, _, kv_heads, d_head = keys_LTHD.shape
     d_model = weights.embed_VC.shape[1]
     x_C, normed_C, added_C = np.zeros(d_model, np.float32), np.empty(d_model, np.float32), np.empty(d_model, np.float32)
-    z_C = np.empty(d_model, np.float32)
+    z_N = np.empty(n_heads * d_head, np.float32)
     heads_HD = np.empty((n_heads + 2 * kv_heads, d_head), np.float32)
     _add(weights.embed_VC[token], x_C)
     if len(weights.positions_TC):
@@ -78,9 +79,9 @@ def decode(token, at, weights, kinds, keys_LTHD, values_LTHD, logits_V):  # type
         _store(heads_HD, n_heads + kv_heads, values_LTHD[layer, at])
         for head in range(n_heads):
             shared = head * kv_heads // n_heads
-            z_D = z_C[head * d_head : (head + 1) * d_head]
+            z_D = z_N[head * d_head : (head + 1) * d_head]
             _attend(heads_HD[head], keys_LTHD[layer], values_LTHD[layer], shared, scores_T, z_D)
-        _multiply(weights.out, layer, z_C, added_C)
+        _multiply(weights.out, layer, z_N, added_C)
         _add(added_C, x_C)
         if len(post_F):
             _norm(x_C, weights.norm2_L2C[layer], layernorm, eps, normed_C)
@@ -171,6 +172,8 @@ def _activate(x_F, gate_F, activation):  # type: ignore[no-untyped-def]
         x = x_F[f]
         if activation == GELU:  # 0.5 x (1 + tanh(y)) = x / (1 + exp(-2 y)), y = sqrt(2 / pi) (x + 0.044715 x^3)
             x_F[f] = x / (one + np.exp(np.float32(-1.5957691216) * (x + np.float32(0.044715) * x * x * x)))
+        elif activation == GELU_ERF:
+            x_F[f] = np.float32(0.5) * x * (one + np.float32(math.erf(np.float32(0.7071067812) * x)))
         elif activation == SWIGLU:
             x_F[f] = x * gate_F[f] / (one + np.exp(-gate_F[f]))
         elif activation == RELU:

@@ -21,12 +21,18 @@ from barreleye.config import Sampling
 from barreleye.inference import compiled
 from barreleye.inference.generate import prefill
 from barreleye.model.cache import KVCache
-from barreleye.model.parts import NORM_EPS, LayerNorm, Learned, Positions, RMSNorm, Rotary, Sinusoidal
+from barreleye.model.parts import LayerNorm, Learned, Positions, RMSNorm, Rotary, Sinusoidal
 from barreleye.model.transformer import Transformer
 
 Array = np.ndarray[Any, Any]
 
-ACTIVATIONS = {"gelu": compiled.GELU, "relu": compiled.RELU, "relu2": compiled.RELU2, "swiglu": compiled.SWIGLU}
+ACTIVATIONS = {
+    "gelu": compiled.GELU,
+    "gelu_erf": compiled.GELU_ERF,
+    "relu": compiled.RELU,
+    "relu2": compiled.RELU2,
+    "swiglu": compiled.SWIGLU,
+}
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 POSITIONS = {"learned": Learned, "sinusoidal": Sinusoidal, "rope": Rotary, "none": Positions}
 THREADS = 2  # more wait for each other longer than they compute
@@ -76,7 +82,7 @@ class FastDecoder:
             raise ValueError(reason)
         self.model, self.config = model, model.config
         self.weights = pack(model, bits)
-        layernorm, eps = self.config.norm == "layernorm", np.float32(NORM_EPS)
+        layernorm, eps = self.config.norm == "layernorm", np.float32(self.config.norm_eps)
         self.kinds = self.config.n_heads, layernorm, eps, ACTIVATIONS[self.config.activation]
         self.seconds_alone = 0.0  # that one thread takes for a token
         self.slow, self.alone = 0, 0  # tokens in a row that took too long; tokens still to be read by one thread

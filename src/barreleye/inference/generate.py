@@ -182,8 +182,10 @@ def generate(
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Text that continues `prompt`, piece by piece as whole characters are there; ends before any text of `stop`."""
-    return stream_text(tokenizer, generate_tokens(model, tokenizer.encode(prompt), max_tokens, sampling), stop)
+    """Text that continues `prompt`, piece by piece as whole characters are there; ends before any text of `stop`, and
+    where the model ends it."""
+    tokens = generate_tokens(model, tokenizer.encode(prompt), max_tokens, sampling, tokenizer.end_ids)
+    return stream_text(tokenizer, tokens, stop)
 
 
 def stream_text(tokenizer: Tokenizer, tokens: Iterator[int], stop: Sequence[str] = ()) -> Iterator[str]:

@@ -72,7 +72,7 @@ def encode(subject: Subject, text: Text, chat: bool | None = None) -> list[int]:
     Raises ValueError for an empty text, one that does not fit the context, or what the tokenizer cannot encode.
     """
     tokenizer, config = subject.tokenizer, subject.model.config
-    if isinstance(text, str) and (bool(tokenizer.special_ids) if chat is None else chat):
+    if isinstance(text, str) and (tokenizer.chat is not None if chat is None else chat):
         text = [Message("user", text)] if text.strip() else ""
     turns, ids = ([], tokenizer.encode(text)) if isinstance(text, str) else _turns_or_ids(text)
     if turns:

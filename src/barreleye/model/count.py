@@ -48,8 +48,8 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
     """Count a model without building it (its tensors live on the meta device).
 
     A matrix of n weights costs 2n FLOPs per token forward, and twice that again backward; attention adds
-    4 * context * d_model per layer forward (Kaplan et al. 2020, section 2.1, for a full context). Activations are
-    those that the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
+    4 * context * (heads' channels) per layer forward (Kaplan et al. 2020, section 2.1, for a full context).
+    Activations are those that the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -64,7 +64,7 @@ def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw
         c.parameters for c in components if len(c.shape) == 2 and c.name not in ("embed.weight", "positions.weight")
     )
     matrices += config.vocab_size * config.d_model if config.tie_embeddings else 0  # the tied head still multiplies
-    forward = 2 * matrices + 4 * config.n_layers * config.context_length * config.d_model
+    forward = 2 * matrices + 4 * config.n_layers * config.context_length * config.n_heads * config.d_head
     # Muon keeps one moment for a block matrix, AdamW two for everything else.
     muon = sum(c.parameters for c in components if c.name.startswith("blocks.") and len(c.shape) == 2)
     moments = 2 * total - (muon if optimizer == "muon" else 0)

@@ -1,7 +1,7 @@
-"""Our names and configuration, and those of `GPT2LMHeadModel` and `LlamaForCausalLM`: both ways.
+"""Our names and configuration, and those of `GPT2LMHeadModel`, `LlamaForCausalLM` and `Qwen3ForCausalLM`: both ways.
 
 Every weight goes through `to_huggingface` and `from_huggingface`, so that the folder a run saves is a model folder
-that other tools load with no code of ours. A variant that neither class can express keeps its own names.
+that other tools load with no code of ours. A variant that no class of theirs computes keeps its own names.
 """
 
 from functools import lru_cache
@@ -11,29 +11,54 @@ import torch
 from torch import Tensor
 
 from barreleye.config import ModelConfig, Sampling
-from barreleye.data.chat_format import CHAT_TEMPLATE, IM_END, IM_START
+from barreleye.data.chat_template import IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
-from barreleye.model.parts import NORM_EPS, ROPE_THETA
 
-SMALL = 2**26  # weights: a quarter of a gigabyte
-GPT2_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "relu2": "relu2"}
+SMALL = 2**24  # weights, about twice the fish
+GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
 
 
 def architecture(config: ModelConfig) -> str:
-    """`gpt2`, `llama`, or `barreleye` where neither computes what this configuration asks for."""
-    if config.qk_norm or config.d_ff == 0:
+    """`gpt2`, `llama`, `qwen3` (Llama with normalized queries and keys), or `barreleye` where none of them computes
+    what this configuration asks for."""
+    if obstacles(config):
         return "barreleye"
-    grouped = config.kv_heads != config.n_heads
-    if (config.positions, config.norm, config.bias, grouped) == ("learned", "layernorm", True, False):
-        return "gpt2" if config.activation in GPT2_ACTIVATIONS else "barreleye"
-    if (config.positions, config.norm, config.activation, config.bias) == (
-        "rope",
-        "rmsnorm",
-        "swiglu",
-        False,
-    ):
-        return "llama"
-    return "barreleye"
+    if config.positions == "learned":
+        return "gpt2"
+    return "qwen3" if config.qk_norm else "llama"
+
+
+def obstacles(config: ModelConfig) -> list[str]:
+    """The knobs that keep a model from being one of theirs, as `norm = 'rmsnorm'`; none where it is."""
+    if config.positions == "rope":
+        fitting: dict[str, list[object]] = {
+            "norm": ["rmsnorm"],
+            "activation": ["swiglu"],
+            "bias": [False] if config.qk_norm else [False, True],
+        }
+    else:
+        fitting = {
+            "positions": ["learned"],
+            "norm": ["layernorm"],
+            "activation": list(GPT2_ACTIVATIONS),
+            "bias": [True],
+            "n_kv_heads": [0, config.n_heads],
+            "head_dim": [0, config.d_model / config.n_heads],
+            "qk_norm": [False],
+        }
+    found = [
+        f"{knob} = {getattr(config, knob)!r}" for knob, values in fitting.items() if getattr(config, knob) not in values
+    ]
+    return found + (["d_ff = 0"] if config.d_ff == 0 else [])
+
+
+def check_expressible(config: ModelConfig) -> None:
+    """Raises ValueError for a model that is none of theirs."""
+    if found := obstacles(config):
+        raise ValueError(
+            f"no model of Hugging Face's computes {', '.join(found)}, so this export is not available; "
+            "the presets fish and modern are of kinds that it has"
+        )
 
 
 def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | None = None) -> dict[str, Any]:
@@ -48,7 +73,7 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
         "torch_dtype": "float32",  # the name before transformers 5
         "use_cache": True,
     }
-    match architecture(config):
+    match kind := architecture(config):
         case "gpt2":
             return shared | {
                 "architectures": ["GPT2LMHeadModel"],
@@ -60,15 +85,15 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
                 "n_positions": config.context_length,
                 "n_ctx": config.context_length,
                 "activation_function": GPT2_ACTIVATIONS[config.activation],
-                "layer_norm_epsilon": NORM_EPS,
+                "layer_norm_epsilon": config.norm_eps,
                 "resid_pdrop": config.dropout,
                 "embd_pdrop": config.dropout,
                 "attn_pdrop": config.dropout,
             }
-        case "llama":
+        case "llama" | "qwen3":
             return shared | {
-                "architectures": ["LlamaForCausalLM"],
-                "model_type": "llama",
+                "architectures": [f"{kind.title()}ForCausalLM"],
+                "model_type": kind,
                 "hidden_size": config.d_model,
                 "num_hidden_layers": config.n_layers,
                 "num_attention_heads": config.n_heads,
@@ -77,26 +102,30 @@ def huggingface_config(config: ModelConfig, bos: int | None = None, eos: int | N
                 "intermediate_size": config.d_ff,
                 "max_position_embeddings": config.context_length,
                 "hidden_act": "silu",
-                "rms_norm_eps": NORM_EPS,
-                "rope_theta": ROPE_THETA,  # where transformers 4 looks
-                "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},  # where 5 looks
-                "attention_bias": False,
-                "mlp_bias": False,
+                "rms_norm_eps": config.norm_eps,
+                "rope_theta": config.rope_theta,  # where transformers 4 looks
+                "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},  # where 5 looks
+                "attention_bias": config.bias,
+                "mlp_bias": config.bias,
+                "attention_dropout": config.dropout,
             }
     return shared | {"model_type": "barreleye"}
 
 
-def small_files(
-    config: ModelConfig, tokenizer: Tokenizer, source: str, is_chat: bool
-) -> dict[str, dict[str, Any] | bytes]:
-    """All of a model folder but the weights and tokenizer.json: file name -> JSON object, or text as bytes."""
-    end = {"eos_token": IM_END, "pad_token": IM_END} if is_chat else {}
+def last_token(tokenizer: Tokenizer) -> str | None:
+    """What ends a reply, or a text; None for a tokenizer of text that has nothing for it."""
+    return IM_END if tokenizer.chat else tokenizer.decode(sorted(tokenizer.end_ids)[:1]) or None
+
+
+def small_files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, dict[str, Any] | bytes]:
+    """All of a model folder but weights, tokenizer.json and card: file name -> JSON object, or text as bytes."""
+    last = last_token(tokenizer)
+    end = {"eos_token": last, "pad_token": last} if last else {}
     ids = {f"{name}_id": tokenizer.id_of(token) for name, token in end.items()}
     sampling = Sampling()
-    shape = f"{config.n_layers} layers wide {config.d_model}"
     files: dict[str, dict[str, Any] | bytes] = {
         "config.json": huggingface_config(
-            config, tokenizer.id_of(IM_START) if is_chat else None, ids.get("eos_token_id")
+            config, tokenizer.id_of(IM_START) if tokenizer.chat else None, ids.get("eos_token_id")
         ),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -110,9 +139,8 @@ def small_files(
             "top_p": sampling.top_p,
             **ids,
         },
-        "README.md": f"# {source}\n\nA small language model grown from scratch with Barreleye, {shape}.\n".encode(),
     }
-    return files | ({"chat_template.jinja": CHAT_TEMPLATE.encode()} if is_chat else {})
+    return files | ({"chat_template.jinja": tokenizer.chat.template.encode()} if tokenizer.chat else {})
 
 
 def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -122,57 +150,68 @@ def to_huggingface(weights: dict[str, Tensor], config: ModelConfig) -> dict[str,
     for name, tensor in weights.items():
         if name == "unembed.weight" and config.tie_embeddings:
             continue
-        layer, part = _layer_and_part(name)
-        if kind == "llama" and part == "attn.qkv.weight":
+        layer, part = layer_and_part(name)
+        if kind in ("llama", "qwen3") and part.startswith("attn.qkv."):
             for piece, rows in zip("qkv", tensor.split(_qkv_rows(config)), strict=True):
-                theirs[f"model.layers.{layer}.self_attn.{piece}_proj.weight"] = rows.contiguous()
+                theirs[_llama_projection(layer, piece, part)] = rows.contiguous()
         elif kind == "gpt2":
             # GPT-2's Conv1D keeps (in, out) where a linear layer keeps (out, in).
             conv1d = part in GPT2_PARTS and tensor.ndim == 2
-            theirs[_gpt2_name(layer, part)] = (tensor.T if conv1d else tensor).contiguous()
+            theirs[gpt2_name(layer, part)] = (tensor.T if conv1d else tensor).contiguous()
         else:
-            theirs[_llama_name(layer, part) if kind == "llama" else name] = tensor.contiguous()
+            theirs[name if kind == "barreleye" else _llama_name(layer, part)] = tensor.contiguous()
     return theirs
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Their name -> shape of every tensor that a model of this configuration has; takes little memory."""
+    # The mapping over placeholders tells where each of our tensors goes.
+    with torch.device("meta"):
+        placeholders = to_huggingface({name: torch.empty(shape) for name, shape in our_shapes(config).items()}, config)
+    return {name: tuple(tensor.shape) for name, tensor in placeholders.items()}
+
+
+@lru_cache(1)  # it takes as long as reading the weights, and a timeline asks twenty times
+def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    from barreleye.model.transformer import Transformer
+
+    # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
+    # seconds. What is small is sooner built.
+    heads = (config.n_heads + 2 * config.kv_heads) * config.d_head
+    rows = config.vocab_size + config.context_length + config.n_layers * (heads + config.d_ff)
+    small = rows * max(config.d_model, config.d_head) < SMALL
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
+        return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
 
 
 def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse of `to_huggingface`. Raises ValueError for a tensor that is missing or has another shape."""
-    shapes = _shapes(config)
-    # The forward mapping over placeholders tells where each of our tensors went, and in which shape.
-    expected = to_huggingface({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, config)
-    for name, placeholder in expected.items():
-        if name not in theirs:
-            raise ValueError(f"the weights lack {name!r}, which this configuration needs")
-        if theirs[name].shape != placeholder.shape:
-            raise ValueError(f"{name!r} has shape {tuple(theirs[name].shape)}, not {tuple(placeholder.shape)}")
+    check_shapes({name: tuple(tensor.shape) for name, tensor in theirs.items()}, config)
     kind = architecture(config)
     ours: dict[str, Tensor] = {}
-    for name in shapes:
+    for name in our_shapes(config):
         if name == "unembed.weight" and config.tie_embeddings:
             continue
-        layer, part = _layer_and_part(name)
-        if kind == "llama" and part == "attn.qkv.weight":
-            ours[name] = torch.cat([theirs[f"model.layers.{layer}.self_attn.{piece}_proj.weight"] for piece in "qkv"])
+        layer, part = layer_and_part(name)
+        if kind in ("llama", "qwen3") and part.startswith("attn.qkv."):
+            ours[name] = torch.cat([theirs[_llama_projection(layer, piece, part)] for piece in "qkv"])
         elif kind == "gpt2":
-            tensor = theirs[_gpt2_name(layer, part)]
+            tensor = theirs[gpt2_name(layer, part)]
             ours[name] = tensor.T.contiguous() if part in GPT2_PARTS and tensor.ndim == 2 else tensor
         else:
-            ours[name] = theirs[_llama_name(layer, part) if kind == "llama" else name]
+            ours[name] = theirs[name if kind == "barreleye" else _llama_name(layer, part)]
     if config.tie_embeddings:
         ours["unembed.weight"] = ours["embed.weight"]
     return ours
 
 
-@lru_cache(1)  # it takes as long as reading the weights, and a timeline asks twenty times
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    from barreleye.model.transformer import Transformer
-
-    # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
-    # seconds. What is small is sooner built.
-    widest = max(config.vocab_size, config.context_length, config.d_ff, 3 * config.d_model)
-    small = widest * config.d_model * config.n_layers < SMALL
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
-        return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
+def check_shapes(there: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Raises ValueError for a tensor that is missing or has another shape than the configuration says."""
+    for name, shape in expected_shapes(config).items():
+        if name not in there:
+            raise ValueError(f"the weights lack {name!r}, which this configuration needs")
+        if there[name] != shape:
+            raise ValueError(f"{name!r} has shape {there[name]}, not {shape}")
 
 
 GPT2_TOP = {
@@ -202,14 +241,21 @@ LLAMA_TOP = {
 LLAMA_PARTS = {
     "ln1.weight": "input_layernorm.weight",
     "ln2.weight": "post_attention_layernorm.weight",
-    "attn.out.weight": "self_attn.o_proj.weight",
-    "mlp.gate.weight": "mlp.gate_proj.weight",
-    "mlp.up.weight": "mlp.up_proj.weight",
-    "mlp.down.weight": "mlp.down_proj.weight",
+    "attn.q_norm.weight": "self_attn.q_norm.weight",
+    "attn.k_norm.weight": "self_attn.k_norm.weight",
+} | {
+    f"{ours}.{kind}": f"{theirs}.{kind}"
+    for ours, theirs in {
+        "attn.out": "self_attn.o_proj",
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+    }.items()
+    for kind in ("weight", "bias")
 }
 
 
-def _layer_and_part(name: str) -> tuple[str, str]:
+def layer_and_part(name: str) -> tuple[str, str]:
     """`blocks.3.attn.out.weight` -> (`3`, `attn.out.weight`); a name outside the blocks has no layer."""
     if not name.startswith("blocks."):
         return "", name
@@ -217,12 +263,17 @@ def _layer_and_part(name: str) -> tuple[str, str]:
     return layer, part
 
 
-def _gpt2_name(layer: str, part: str) -> str:
+def gpt2_name(layer: str, part: str) -> str:
     return f"transformer.h.{layer}.{GPT2_PARTS[part]}" if layer else GPT2_TOP[part]
 
 
 def _llama_name(layer: str, part: str) -> str:
     return f"model.layers.{layer}.{LLAMA_PARTS[part]}" if layer else LLAMA_TOP[part]
+
+
+def _llama_projection(layer: str, piece: str, part: str) -> str:
+    """Theirs keep queries, keys and values apart: (`3`, `q`, `attn.qkv.bias`) -> ...`q_proj.bias`."""
+    return f"model.layers.{layer}.self_attn.{piece}_proj.{part.rpartition('.')[2]}"
 
 
 def _qkv_rows(config: ModelConfig) -> list[int]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from barreleye.config import ModelConfig, did_you_mean
 
 NORM_EPS = 1e-5
-ROPE_THETA = 10_000.0
 
 
 class Tap(Protocol):
@@ -48,6 +47,7 @@ def relu2(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(partial(F.gelu, approximate="tanh")),  # the tanh form is the one GPT-2 was trained with
+    "gelu_erf": Activation(F.gelu),  # x times the normal distribution function, exactly: nanoGPT's
     "relu": Activation(F.relu),
     "relu2": Activation(relu2),
     "swiglu": Activation(F.silu, gated=True),
@@ -59,37 +59,37 @@ ACTIVATIONS: dict[str, Activation] = {
 class LayerNorm(nn.Module):
     """Ba et al. 2016: subtract the mean, divide by the standard deviation, then gain and bias."""
 
-    def __init__(self, width: int, at: str = "") -> None:
+    def __init__(self, width: int, at: str = "", eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.at = at
+        self.at, self.eps = at, eps
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x_BTC: Tensor, tap: Tap = no_tap) -> Tensor:
         if tap is no_tap:
-            return F.layer_norm(x_BTC, self.weight.shape, self.weight, self.bias, NORM_EPS)
+            return F.layer_norm(x_BTC, self.weight.shape, self.weight, self.bias, self.eps)
         x_BTC = x_BTC - x_BTC.mean(-1, keepdim=True)
-        scale_BT1 = tap(self.at + "hook_scale", (x_BTC.square().mean(-1, keepdim=True) + NORM_EPS).sqrt())
+        scale_BT1 = tap(self.at + "hook_scale", (x_BTC.square().mean(-1, keepdim=True) + self.eps).sqrt())
         return tap(self.at + "hook_normalized", x_BTC / scale_BT1) * self.weight + self.bias
 
 
 class RMSNorm(nn.Module):
     """Zhang and Sennrich 2019: divide by the root mean square, then gain."""
 
-    def __init__(self, width: int, at: str = "") -> None:
+    def __init__(self, width: int, at: str = "", eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.at = at
+        self.at, self.eps = at, eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x_BTC: Tensor, tap: Tap = no_tap) -> Tensor:
         if tap is no_tap:
             # Unlike layer_norm, autocast leaves this one to us: queries and keys come in half precision.
-            return F.rms_norm(x_BTC.to(self.weight.dtype), self.weight.shape, self.weight, NORM_EPS)
-        scale_BT1 = tap(self.at + "hook_scale", (x_BTC.square().mean(-1, keepdim=True) + NORM_EPS).sqrt())
+            return F.rms_norm(x_BTC.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
+        scale_BT1 = tap(self.at + "hook_scale", (x_BTC.square().mean(-1, keepdim=True) + self.eps).sqrt())
         return tap(self.at + "hook_normalized", x_BTC / scale_BT1) * self.weight
 
 
-NORMS: dict[str, Callable[[int, str], nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+NORMS: dict[str, Callable[[int, str, float], nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 # Positions ---------------------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Rotary(Positions):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        angle_TD = angles(config.context_length, config.d_head).repeat(1, 2)
+        angle_TD = angles(config.context_length, config.d_head, config.rope_theta).repeat(1, 2)
         self.register_buffer("cos_TD", angle_TD.cos(), persistent=False)
         self.register_buffer("sin_TD", angle_TD.sin(), persistent=False)
 
@@ -156,9 +156,9 @@ def sines(config: ModelConfig) -> Tensor:
     return table_TC * config.embedding_std * math.sqrt(2)
 
 
-def angles(length: int, width: int) -> Tensor:
+def angles(length: int, width: int, theta: float = 10_000.0) -> Tensor:
     """position / theta^(2i / width) for every position and pair of channels, shape (length, width / 2)."""
-    frequency_F = ROPE_THETA ** -(torch.arange(0, width, 2).float() / width)
+    frequency_F = theta ** -(torch.arange(0, width, 2).float() / width)
     return torch.outer(torch.arange(length).float(), frequency_F)
 
 

@@ -37,7 +37,7 @@ class Transformer(nn.Module):
         self.positions: Positions = POSITIONS[config.positions](config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer, self.positions) for layer in range(config.n_layers))
-        self.ln_final = NORMS[config.norm](config.d_model, "ln_final.")
+        self.ln_final = NORMS[config.norm](config.d_model, "ln_final.", config.norm_eps)
         self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.unembed.weight = self.embed.weight
@@ -82,10 +82,10 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, positions: Positions) -> None:
         super().__init__()
         self.at = f"blocks.{layer}."
-        self.ln1 = NORMS[config.norm](config.d_model, self.at + "ln1.")
+        self.ln1 = NORMS[config.norm](config.d_model, self.at + "ln1.", config.norm_eps)
         self.attn = Attention(config, layer, positions)
         if config.d_ff:
-            self.ln2 = NORMS[config.norm](config.d_model, self.at + "ln2.")
+            self.ln2 = NORMS[config.norm](config.d_model, self.at + "ln2.", config.norm_eps)
             self.mlp = FeedForward(config, self.at + "mlp.")
         self.has_mlp = config.d_ff > 0
         self.dropout = nn.Dropout(config.dropout)
@@ -110,9 +110,9 @@ class Attention(nn.Module):
         self.at, self.layer, self.dropout = f"blocks.{layer}.attn.", layer, config.dropout
         self.d_head, self.heads, self.kv_heads = config.d_head, config.n_heads, config.kv_heads
         self.qkv = nn.Linear(config.d_model, (self.heads + 2 * self.kv_heads) * self.d_head, bias=config.bias)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.q_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
+        self.out = nn.Linear(self.heads * self.d_head, config.d_model, bias=config.bias)
+        self.q_norm = RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.rotate = positions.rotate
 
     def forward(self, x_BTC: Tensor, cache: KVCache | None = None, tap: Tap = no_tap) -> Tensor:

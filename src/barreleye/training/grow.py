@@ -17,15 +17,18 @@ from barreleye.config import Config, DataConfig, did_you_mean
 from barreleye.data.chats import left_out_line
 from barreleye.data.corpus import parse_mix, prepare
 from barreleye.model.count import count
+from barreleye.model.huggingface import obstacles
 from barreleye.model.parts import check_parts
 from barreleye.model.transformer import Transformer
 from barreleye.run import Run
+from barreleye.training.card import write_model_card
 from barreleye.training.device import memory_of, peak_flops, resolve
 from barreleye.training.display import Display
 from barreleye.training.loop import Learner, NonFinite, train
 from barreleye.training.material import Material, encode, learn_tokenizer, size_of
 from barreleye.training.probe import Probe
 from barreleye.training.recorder import Line, Recorder
+from barreleye.training.track import check_tracker, mirror
 
 Say = Callable[[str], None]
 
@@ -40,6 +43,7 @@ def grow(
     out: str | Path | None = None,
     from_run: str | Path | Run | None = None,
     quiet: bool = False,
+    track: str | None = None,
     **options: Any,
 ) -> Run:
     """Grow a model and return its run.
@@ -47,8 +51,10 @@ def grow(
     Learns from one of: `persona` (a character's name or sheet), `mix` (several, as "fish:0.5,cat:0.5"), `text` (a
     file, or "shakespeare"), `chats` (files, or the name of a data set). `options` are fields of ModelConfig,
     TrainConfig and DataConfig, on top of `preset` (unless named: `tiny` for text, `fish` for the rest). `from_run`
-    starts from that run's weights and tokenizer instead of fresh ones. Raises ValueError for what cannot be used.
+    starts from that run's weights and tokenizer instead of fresh ones. `track` mirrors the record: tensorboard, wandb
+    or trackio. Raises ValueError for what cannot be used.
     """
+    check_tracker(track)
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
     config = configure(dict(persona=persona, mix=mix, text=text, chats=chats), preset, source, options)
     config = dataclasses.replace(config, train=resolve(config.train))
@@ -61,6 +67,8 @@ def grow(
     if left_out := left_out_line(corpus.report):
         say(left_out)
     tokenizer = source.tokenizer if source else learn_tokenizer(config.data, corpus)
+    if unlike := obstacles(config.model):
+        say(f"{', '.join(unlike)}: no model of Hugging Face's computes this; it trains, and exports as onnx or plain")
     say(f"{size_of(corpus)}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size}")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     try:
@@ -72,17 +80,21 @@ def grow(
         model = Transformer(config.model)
         if source:
             model.load_state_dict(source.load_model().state_dict())
-        run = runs.create(path, config, tokenizer, corpus)  # after all that can be wrong with what was given
-        return _learn(run, data, model, None, quiet)
+        # After all that can be wrong with what was given.
+        run = runs.create(path, config, tokenizer, corpus, model.state_dict())
+        return _learn(run, data, model, None, quiet, track)
 
 
-def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run:
+def resume(run: str | Path | Run, *, quiet: bool = False, track: str | None = None, **options: Any) -> Run:
     """Go on with a run from its last saved state, bit for bit as if it had never stopped.
 
     `options` may change `steps` (the rate then follows the schedule of the longer run), how often is looked and saved,
     and where it computes (which changes last digits); other knobs would make it another run.
     """
+    check_tracker(track)
     run = Run(run) if isinstance(run, str | Path) else run
+    if run.config.data.kind == "import":
+        raise ValueError(f"{run.path} was imported, and has no training to go on with; `--from {run.path}` begins one")
     step, kept = run.load_state()
     allowed = runs.MAY_CHANGE | runs.MAY_MOVE
     for name in options:
@@ -101,7 +113,7 @@ def resume(run: str | Path | Run, *, quiet: bool = False, **options: Any) -> Run
     corpus.check()
     data = encode(corpus, run.tokenizer, run.config, run.path / "cache")
     with memory_errors():
-        return _learn(run, data, Transformer(run.config.model), kept, quiet)
+        return _learn(run, data, Transformer(run.config.model), kept, quiet, track)
 
 
 def configure(
@@ -143,7 +155,7 @@ def configure(
         known = [field.name for kind_of in knobs.SECTIONS.values() for field in dataclasses.fields(kind_of)]
         raise ValueError(f"there is no knob {min(chosen)!r}{did_you_mean(min(chosen), known)}")
     check_parts(sections["model"])
-    if source and bool(source.tokenizer.special_ids) == (kind == "text"):
+    if source and (source.tokenizer.chat is None) != (kind == "text"):
         raise ValueError("--from needs data of the run's own kind: chats for a chat model, text for a text model")
     return Config(**sections)
 
@@ -188,15 +200,27 @@ def free_name(data: DataConfig) -> Path:
     return path
 
 
-def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool) -> Run:
+def _learn(
+    run: Run, data: Material, model: Transformer, kept: dict[str, torch.Tensor] | None, quiet: bool, track: str | None
+) -> Run:
     config = run.config
     start = int(kept["counters"][0]) if kept else 0
     parameters = sum(p.numel() for p in model.parameters())
     title = f"{run.name}: {parameters / 1e6:.2f} million parameters on {config.train.device}, {config.train.precision}"
     flops = 3 * count(config.model).flops_matrices  # the backward pass is two more products for each
     display = Display(config, title, start, math.inf if quiet else peak_flops(config.train) / flops)
-    show: Callable[[Line], None] = (lambda line: None) if quiet else display.show
-    with run.lock(), stop_on_signal() as stopped, contextlib.nullcontext() if quiet else display:
+
+    def show(line: Line) -> None:
+        keep(line)
+        if not quiet:
+            display.show(line)
+
+    with (
+        run.lock(),
+        stop_on_signal() as stopped,
+        contextlib.nullcontext() if quiet else display,
+        mirror(track, run, start) as keep,
+    ):
         run.go_back_to(start if start else -1)  # step 0 is looked at again
         probe = Probe(data.batches, config.train)
         recorder = Recorder(
@@ -219,6 +243,7 @@ def _learn(run: Run, data: Material, model: Transformer, kept: dict[str, torch.T
             raise ValueError(f"{error}; try a lower learning rate, or a longer warm-up") from None
         finally:
             recorder.close()
+    write_model_card(run)
     _report(run, quiet)
     if stopped.is_set() and run.step < config.train.steps and not quiet:
         print(f"stopped at step {run.step}; `barreleye train --resume {run.path}` goes on")

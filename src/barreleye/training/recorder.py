@@ -149,7 +149,7 @@ class Recorder:
         model = step.learner.model.eval()
         answers = []
         for system, prompt in self.prompts:
-            if self.tokenizer.special_ids:
+            if self.tokenizer.chat:
                 reply = ""  # to a prompt that a small context has no room for
                 with contextlib.suppress(ValueError):
                     reply = Chat(model, self.tokenizer, Sampling(temperature=0), system).ask(prompt)  # type: ignore[arg-type]
