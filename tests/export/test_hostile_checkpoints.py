@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import re
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -162,6 +164,30 @@ def test_two_archives_in_one_file(tmp_path: Path, refusal: Refusal) -> None:
         rewrite(file, lambda data: data.ljust(10_000, b"\0"))
         entries.append(file.read_bytes())
     file.write_bytes(b"".join(entries))
+    refusal(file, text=text(tmp_path))
+
+
+def test_two_directories_in_one_archive(tmp_path: Path, refusal: Refusal) -> None:
+    """zipfile reads the large directory (zip64) that stands before its pointer, torch the one that this points to."""
+    file, entries, directories = tmp_path / "ckpt.pt", b"", []
+    for config in ({}, Claims(bytearray, 6 * 2**30)):
+        save_nanogpt(tmp_path, VOCAB, config=config)
+        data = packed(unpacked(file.read_bytes()))
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            many, at = len(archive.infolist()), archive.start_dir
+        directory = bytearray(data[at:-22])
+        for entry in re.finditer(rb"PK\x01\x02", directory):  # each says where its bytes begin
+            place = slice(entry.start() + 42, entry.start() + 46)
+            directory[place] = struct.pack("<I", len(entries) + struct.unpack("<I", directory[place])[0])
+        entries += data[:at]
+        directories.append((many, bytes(directory)))
+    (many, looked_at), (_, read) = directories
+    end = struct.Struct("<4sQ2H2L4Q")
+    whole = entries
+    for directory in (read, looked_at):
+        whole += directory + end.pack(b"PK\6\6", 44, 45, 45, 0, 0, many, many, len(directory), len(whole))
+    whole += struct.pack("<4sLQL", b"PK\6\7", 0, len(entries + read), 1)
+    file.write_bytes(whole + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0))
     refusal(file, text=text(tmp_path))
 
 
