@@ -120,7 +120,7 @@ def _open_tensors(file: Path, framework: str) -> Iterator[Any]:
         with safetensors.safe_open(file, framework) as tensors:
             yield tensors
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file}: is not a whole safetensors file ({error})") from None
+        raise ValueError(f"{file}: is not a whole safetensors file ({' '.join(str(error).split())})") from None
 
 
 def sync_folder(folder: Path) -> None:

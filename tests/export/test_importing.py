@@ -270,7 +270,7 @@ def test_a_system_text_is_taken_only_where_all_programs_read_it_alike(place: str
         ("llama", dict(quantization_config=dict(bits=4)), "its weights are quantized"),
         ("llama", dict(attention_bias=True), "the weights lack 'model.layers.0.self_attn.q_proj.bias'"),
         ("qwen2", dict(use_sliding_window=True, sliding_window=8), "sliding_window = 8 is shorter"),
-        ("qwen2", dict(layer_types=["linear_attention"] * 2), "layer_types: linear_attention is not supported"),
+        ("qwen2", dict(layer_types=["linear_attention"] * 2), "layer_types: 'linear_attention' is not supported"),
         ("qwen3", dict(attention_bias=True), "attention_bias = True beside normalized queries and keys"),
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx = True is not supported"),
         ("gpt2", dict(activation_function="quick_gelu"), "activation_function = 'quick_gelu' is not supported"),

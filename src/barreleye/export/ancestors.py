@@ -4,6 +4,7 @@ Both are pickles of torch. They are read with `weights_only=True`, which makes t
 nothing.
 """
 
+import os
 import pickletools
 import re
 import zipfile
@@ -23,7 +24,7 @@ LARGEST_PICKLE = 2 * 2**20  # of names and shapes, some kilobytes for a layer; t
 MADE_OF = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device|b?float\d*)"
 )
-ZIP = b"PK\x03\x04"
+ENDING = 56 + 20 + 22  # bytes: the end record of a large archive, its locator, the end record of any
 MASKS = re.compile(r".*\.attn\.(bias|masked_bias|mask)")  # computed, not learned
 COMPILED = "_orig_mod."  # what torch.compile puts before names
 GUPPY_PARTS = {
@@ -42,9 +43,7 @@ GUPPY_PARTS = {
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """What a .pt file holds. Raises ValueError for one that is damaged, or holds more than tensors and plain values."""
-    with file.open("rb") as begun:  # torch goes by how a file begins, zipfile by how it ends
-        begins = begun.read(4)
-    if begins != ZIP or not zipfile.is_zipfile(file):
+    if not is_one_archive(file):
         raise ValueError(f"{file}: is not a whole checkpoint of torch's (1.6 or newer)")
     try:
         with zipfile.ZipFile(file) as archive:
@@ -71,6 +70,20 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise ValueError(f"{file}: holds no dictionary of weights")
     return held
+
+
+def is_one_archive(file: Path) -> bool:
+    """Whether zipfile, which looks, and torch, which reads, can only find the same directory in it: torch goes by how a
+    file begins, and by where a large archive's locator points; zipfile by what stands at the end."""
+    if not zipfile.is_zipfile(file) or (size := file.stat().st_size) < ENDING:
+        return False
+    with file.open("rb") as archive:
+        begins = archive.read(4)
+        archive.seek(-ENDING, os.SEEK_END)
+        ending = archive.read()
+    locator, end = ending[-42:-22], ending[-22:]
+    points = int.from_bytes(locator[8:16], "little") if locator.startswith(b"PK\6\7") else size - ENDING
+    return begins == b"PK\3\4" and end.startswith(b"PK\5\6") and points == size - ENDING
 
 
 def check_parts(pickled: bytes) -> None:

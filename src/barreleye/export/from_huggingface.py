@@ -158,7 +158,7 @@ def _check_window(theirs: Json, context_length: int) -> None:
     layers = theirs.get("layer_types") or []
     unknown = {str(layers)} if not isinstance(layers, list) else set(map(str, layers)) - KNOWN_LAYERS
     if unknown:
-        raise ValueError(f"layer_types: {min(unknown)} is not supported")
+        raise ValueError(f"layer_types: {shortened(min(unknown))} is not supported")
 
 
 def _take(theirs: Json, name: str, default: int) -> int:
