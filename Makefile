@@ -80,7 +80,7 @@ test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 TRANSFORMERS := .venv-peers-4 .venv-peers-5
 MODEL_FOLDER_TESTS := tests/model/test_huggingface.py tests/export/test_huggingface.py tests/export/test_importing.py
 READERS := tests/inference/test_plain_weights.py tests/inference/test_plain_text.py tests/export/test_plain.py \
-	tests/export/test_hostile.py
+	tests/export/test_mutated.py
 
 test-peers: .venv/peers .venv-peers/peers $(TRANSFORMERS:%=%/peers)  ## compare with TransformerLens, transformers 4 and 5, llama.cpp, ONNX Runtime
 	.venv-peers/bin/python -m pytest tests/lens/test_transformer_lens.py
@@ -88,7 +88,7 @@ test-peers: .venv/peers .venv-peers/peers $(TRANSFORMERS:%=%/peers)  ## compare 
 	$(BIN)/python -m pytest tests/export tests/training/test_track.py
 
 stress: .venv/dev  ## give each reader of files 10,000 damaged ones
-	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest $(READERS) -k 'mutated or configuration'
+	BARRELEYE_MUTATIONS=10000 $(BIN)/python -m pytest $(READERS) -k mutated
 
 # Lines that hold a figure beside what was promised are collected in $(TABLE), and shown again at the end.
 TABLE := runs/bench.txt

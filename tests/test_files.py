@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save, save_file
 from barreleye import files
 from barreleye.files import (
     check_manifest,
+    copy_file,
     json_lines,
     lock_file,
     read_tensors,
@@ -45,7 +47,19 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     for name in ("a", "b"):
         with pytest.raises(OSError, match="No space left"):
             write_file(tmp_path / name, b"new")
+        with pytest.raises(OSError, match="No space left"):
+            copy_file(Path(__file__), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == b"old" and names(tmp_path) == {"a"}
+
+
+def test_a_file_is_copied_piece_by_piece(tmp_path: Path) -> None:
+    data = b"0123456789" * 2**20
+    write_file(tmp_path / "a", data)
+    tracemalloc.start()
+    copy_file(tmp_path / "a", tmp_path / "b")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "b").read_bytes() == data and peak < len(data) / 2
 
 
 def test_the_bytes_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

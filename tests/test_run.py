@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -78,6 +79,35 @@ def test_the_corpus_is_read_back_as_it_was(run: Run, tmp_path: Path) -> None:
     assert Run(text.path).corpus() == TEXT_CORPUS
 
 
+def test_what_a_killed_one_left_in_the_model_folder_is_not_of_the_next(run: Run) -> None:
+    run.save_model(Transformer(run.config.model).state_dict())
+    tokenizer = learn_characters(TEXT)
+    text = create(run.path, configure(tokenizer, "text"), tokenizer, TEXT_CORPUS)
+    assert not {"chat_template.jinja", "model.safetensors"} & {file.name for file in (text.path / "model").iterdir()}
+
+
+def card(path: Path, **data: str) -> str:
+    """What stands on the model card of a run just made."""
+    config = dataclasses.replace(configure(BPE), data=DataConfig(**data))
+    run = create(path, config, BPE, None if config.data.kind == "import" else CHAT_CORPUS)
+    return (run.path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("/home/me/gpt2", "gpt2"), ("owner/gpt2", "gpt2"), (".", "a folder"), ("..", "a folder")]
+)
+def test_the_card_of_an_imported_model_claims_nothing_of_its_training(tmp_path: Path, source: str, name: str) -> None:
+    text = card(tmp_path / "theirs", kind="import", source=source)
+    assert f"# theirs\n\nA language model imported into Barreleye from {name}; its training is not known here." in text
+    assert "/home" not in text and "grown" not in text and "scratch" not in text
+
+
+def test_the_first_card_names_its_sheets_and_not_where_they_lie(tmp_path: Path) -> None:
+    text = card(tmp_path / "both", kind="mix", source="/home/me/sheets/myfish.yaml:0.5,cat:0.5")
+    assert "grown with Barreleye on several character sheets (myfish.yaml 50%, cat 50%), from scratch" in text
+    assert "/home" not in text and "library_name: transformers" in text
+
+
 def test_a_text_model_has_no_chat_template(tmp_path: Path) -> None:
     tokenizer = learn_characters(TEXT)
     run = create(tmp_path / "a", configure(tokenizer, "text"), tokenizer, TEXT_CORPUS)
@@ -115,7 +145,10 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     made = create(Path("runs") / "fish", configure(BPE), BPE, CHAT_CORPUS)
     for given in ("fish", "runs/fish", Path("runs/fish"), tmp_path / "runs" / "fish"):
-        assert find(given).resolve() == made.path.resolve()
+        assert find(given).resolve() == made.path.resolve() and Run(given).name == "fish"
+    monkeypatch.chdir(made.path)
+    assert Run(".").name == "fish"
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"there is no run at 'cat' \(runs here: fish\)"):
         find("cat")
     with pytest.raises(ValueError, match="there is no run at"):

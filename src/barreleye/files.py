@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +31,22 @@ def naming(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens, `path` holds either all of it or what it held before."""
+    with _whole_file(path) as file:
+        file.write(data)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """`write_file` of what another file holds, which may be larger than memory."""
+    with source.open("rb") as read, _whole_file(path) as file:
+        shutil.copyfileobj(read, file)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with naming(path), partial.open("wb") as file:
-            file.write(data)
+            yield file
             _sync(file.fileno())
         with naming(path):
             partial.replace(path)
@@ -110,7 +122,7 @@ def _open_tensors(file: Path, framework: str) -> Iterator[Any]:
         with safetensors.safe_open(file, framework) as tensors:
             yield tensors
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file}: is not a whole safetensors file ({error})") from None
+        raise ValueError(f"{file}: is not a whole safetensors file ({' '.join(str(error).split())})") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -61,7 +61,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name  # which "." has none of
 
     # What it learned -----------------------------------------------------------------------------------------------
 
@@ -363,12 +363,15 @@ def _write_corpus(path: Path, corpus: Corpus) -> None:
 def _write_model_folder(
     folder: Path, config: Config, tokenizer: Tokenizer, weights: "dict[str, Tensor] | None"
 ) -> None:
+    from barreleye.model.card import card_of
     from barreleye.model.huggingface import small_files
 
-    source = config.data.kind if config.data.kind in ("text", "chats") else config.data.source
+    for left in ("chat_template.jinja", "model.safetensors"):  # by one that was killed; not every model has them
+        (folder / left).unlink(missing_ok=True)
     write_file(folder / "tokenizer.json", tokenizer.to_json().encode())
-    for name, content in small_files(config.model, tokenizer, source).items():
+    for name, content in small_files(config.model, tokenizer).items():
         write_file(folder / name, content if isinstance(content, bytes) else to_json(content))
+    write_file(folder / "README.md", card_of(folder.resolve().parent.name, config, tokenizer.chat is not None).encode())
     if weights is not None:
         write_file(folder / "model.safetensors", _safetensors(weights, config, "float32"))
 

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -13,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from barreleye.data import tokenizer as tokenizer_module
-from barreleye.data.bpe import PRE_TOKENIZER, count_words
+from barreleye.data.bpe import BYTE_LETTERS, PRE_TOKENIZER, count_words
 from barreleye.data.pre_tokenizer import KNOWN, SPLITS, house_of
 from barreleye.data.tokenizer import Tokenizer, learn_bpe, learn_characters, parse
 
@@ -333,6 +334,31 @@ def test_a_character_whose_bytes_a_tokenizer_lacks_is_refused_by_name() -> None:
     for text, name in (("aZ", "'Z' .LATIN CAPITAL LETTER Z., at character 2"), ("\u0108", "CIRCUMFLEX")):
         with pytest.raises(ValueError, match=f"has not seen .*{name}"):
             ours.encode_batch(["fine", text])
+
+
+@pytest.mark.parametrize(
+    ("special", "how"),
+    [
+        ("ab", dict(merges=[["a", "b"]])),
+        ("hello", dict(ignore_merges=True)),
+        ("Ġthe", dict(ignore_merges=True)),
+        ("a", {}),
+    ],
+)
+def test_a_special_token_that_a_text_makes_is_refused(special: str, how: dict[str, object]) -> None:
+    """What a person types would end a turn."""
+    content = json.loads(BPE._library.to_str())
+    words = dict.fromkeys(["<|im_end|>", *sorted(BYTE_LETTERS), special])
+    vocab = {word: i for i, word in enumerate(words)}
+    content["model"] |= dict(vocab=vocab, merges=[]) | how
+    end = content["added_tokens"][0]
+    content["added_tokens"] = [end | dict(content=word, id=vocab[word]) for word in ("<|im_end|>", special)]
+    library = tokenizers.Tokenizer.from_str(json.dumps(content))
+    library.encode_special_tokens = True
+    assert library.encode(special.replace("Ġ", " ")).ids == [vocab[special]]  # so it would be
+    with pytest.raises(ValueError, match=re.escape(special)) as refusal:
+        parse(json.dumps(content))
+    assert "\n" not in str(refusal.value)
 
 
 def foreign_files() -> Iterator[tuple[str, str]]:

@@ -30,6 +30,10 @@ IMPORTS = [
         f"import {MODEL} --name text", "runs/text already holds a run; `--resume runs/text` goes on with it, or choose"
     ),
     Case(f"import {MODEL} --name runs/text/config.toml", "is a file; choose another --name"),
+    *(
+        Case(f"import {MODEL} --name '{name}'", f"--name '{name}' is no name; give one, as fish")
+        for name in ("", ".", "..", "./", "runs/..")
+    ),
     Case("import text.txt --name x", "text.txt: is neither a model folder nor a checkpoint (.pt, .pth, .bin)"),
     Case("import runs --name x", "runs/config.json: there is no such file; a model folder has one"),
     Case("import /no/where", "there is no such folder or file, and it is no name on the Hub"),
@@ -39,7 +43,7 @@ IMPORTS = [
     Case(f"import {MODEL} --name x --context-length 999", "the model knows 32 positions"),
     Case(f"import {MODEL} --name x --tokenizer no/such/place", "no/such/place: there is no such folder or file"),
     Case(f"import {MODEL} --name x --tokenizer runs", "runs: holds no tokenizer.json"),
-    Case(f"import {MODEL} --name x --tokenizer text.txt", "text.txt: "),
+    Case(f"import {MODEL} --name x --tokenizer text.txt", "text.txt/tokenizer.json: there is no such file"),
     Case(f"import {MODEL} --name x --tokenizer runs/chat/model", "tokens, the model "),
     Case(f"import {MODEL} --name x --text text.txt", "has a tokenizer of its own"),
     Case(f"import {MODEL} --name x --text text.txt --tokenizer runs", "give --tokenizer or --text, not both"),

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from barreleye.export.onnx import export_onnx
@@ -35,5 +38,38 @@ def onnx_folder(runs, tmp_path_factory):
             export_onnx(runs[name], folder / name, int8=name in ("vanilla", "modern"))
             made[name] = folder / name
         return made[name]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """A model folder of another house, which was imported: what an import takes for the first time, it has."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from foreign import save_model
+
+    from barreleye.export.importing import import_model
+
+    folder = tmp_path_factory.mktemp("whole")
+    save_model(folder, "gpt2")
+    import_model(folder, str(folder.with_name("imported")))
+    return folder
+
+
+@pytest.fixture
+def refusal(whole, tmp_path):
+    """What an import says, in half a minute, 200 MB and one line."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import mutations
+
+    from barreleye.export.importing import import_model
+
+    def of(source, **how):
+        ours = tmp_path / "ours"
+        with mutations.room(), mutations.a_while(), mutations.in_silence(), pytest.raises(ValueError) as refused:
+            import_model(source, str(ours), **how)
+        mutations.check_refusal(refused.value)
+        assert source.name in str(refused.value) and not ours.exists()
+        return str(refused.value)
 
     return of

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 TOKEN = "hf_test"
@@ -22,6 +23,15 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.private: dict[tuple[str, str], bool] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
+
+    def add(self, name: str, folder: Path, **more: bytes) -> None:
+        """A public model of the files of a folder."""
+        files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        self.repos["models", name], self.private["models", name] = files | more, False
+
+    def fetched(self) -> set[str]:
+        """The files that were asked for, by name."""
+        return {path.partition("/resolve/")[2].partition("/")[2] for path in self.asked if "/resolve/" in path}
 
     @property
     def address(self) -> str:
@@ -58,20 +68,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send({"transfer": "basic", "objects": [o | {"actions": upload[o["oid"]]} for o in objects]})
         elif "commit" in parts:
             self.commit(parts[1], "/".join(parts[2:4]), body)
-        elif path.startswith("/api/models/"):
-            files = hub.repos.get(("models", "/".join(parts[2:4])))
+        elif path == "/api/whoami-v2":
+            self.send({"type": "user", "name": "me"})
+        elif parts[:2] in (["api", "models"], ["api", "datasets"]):
+            repo = parts[1], "/".join(parts[2:4])
+            files = hub.repos.get(repo)
             if files is None:
                 self.send({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             else:
-                name = "/".join(parts[2:4])
                 tree = [{"type": "file", "path": f, "size": len(c), "oid": SHA} for f, c in files.items()]
-                self.send(
-                    tree
-                    if "tree" in parts
-                    else {"id": name, "modelId": name, "sha": SHA, "siblings": [{"rfilename": f} for f in files]}
-                )
+                about = {"id": repo[1], "sha": SHA, "private": hub.private[repo]}
+                self.send(tree if "tree" in parts else about | {"siblings": [{"rfilename": f} for f in files]})
         elif "resolve" in parts:
-            content = hub.repos["models", "/".join(parts[:2])][parts[4]]
+            content = hub.repos["models", "/".join(parts[:2])]["/".join(parts[4:])]
             self.send(content, 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": SHA})
         else:
             self.send({})
@@ -81,10 +90,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def create(self, asked: dict[str, Any]) -> None:
         kind = {"dataset": "datasets"}.get(asked.get("type") or "model", "models")
         name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        there = (kind, name) in self.server.repos  # what it is then stays as it is, its visibility too
         self.server.repos.setdefault((kind, name), {})
-        self.server.private[kind, name] = asked.get("visibility") == "private" or asked.get("private") is True
+        private = asked.get("visibility") == "private" or asked.get("private") is True
+        self.server.private.setdefault((kind, name), private)
         folder = "datasets/" if kind == "datasets" else ""
-        self.send({"url": f"{self.server.address}/{folder}{name}", "name": name})
+        self.send({"url": f"{self.server.address}/{folder}{name}", "name": name}, 409 if there else 200)
 
     def commit(self, kind: str, name: str, body: bytes) -> None:
         files = self.server.repos[kind, name]

@@ -1,9 +1,11 @@
 """Small models and checkpoints of other houses, made by their own programs, filled at random."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -183,3 +185,16 @@ def save_guppy(folder: Path, layout: str) -> dict[str, Tensor]:
         torch.save(held, folder / "checkpoints" / "best_model.pt")
         (folder / "checkpoints" / "config.json").write_text(json.dumps({"model": config, "train": {"lr": 1}}))
     return weights
+
+
+# What is no file ---------------------------------------------------------------------------------------------------
+
+
+def never_ends(file: Path, kind: str) -> None:
+    """What can be read for ever, or what nobody writes to."""
+    if kind == "/dev/zero" and Path(kind).exists():
+        file.symlink_to(kind)
+    elif kind == "a pipe" and hasattr(os, "mkfifo"):
+        os.mkfifo(file)
+    else:
+        pytest.skip("there is no such thing here")

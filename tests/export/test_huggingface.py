@@ -13,6 +13,7 @@ from barreleye.data.chat_format import Message, encode_chat
 from barreleye.export.check import ask, figures
 from barreleye.export.huggingface import export_huggingface
 from barreleye.export.peers import Transformers, answers
+from barreleye.export.plain import export_plain
 from barreleye.model.huggingface import architecture
 from barreleye.run import Run
 from barreleye.training import grow as growing
@@ -129,9 +130,15 @@ def test_a_model_that_is_none_of_theirs_is_refused_by_name(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folder_is_copied_whole(grown: dict[str, Run], tmp_path: Path) -> None:
+def test_the_folder_is_copied_whole(grown: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path) -> bytes:
+        raise AssertionError(f"{file} is read into memory")
+
     run = grown["llama"]
-    files = export_huggingface(run, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        files = export_huggingface(run, tmp_path / "out")
+        export_plain(run, tmp_path / "plain")
     assert {file.name for file in files} == {file.name for file in (run.path / "model").iterdir()}
     assert all(file.read_bytes() == (run.path / "model" / file.name).read_bytes() for file in files)
 
@@ -173,7 +180,7 @@ def test_the_card_shows_an_evaluation_only_while_it_is_of_these_weights(tmp_path
 def test_what_a_model_says_is_no_markup(tmp_path: Path) -> None:
     run = grow("fish", out=tmp_path / "run", conversations=60, vocab=300, context_length=64, **TINY)
     with (run.path / "metrics.jsonl").open("a") as file:
-        sample = {"prompt": "a `` b", "reply": "<script>|x|</script>\n# no"}
+        sample = {"prompt": "a``b ` c", "reply": "<script>|x|</script>\n# no"}
         file.write(json.dumps({"step": 4, "samples": [sample]}) + "\n")
     card = model_card(Run(run.path))
-    assert "> ``` a `` b ```" in card and "` <script>|x|</script> # no `" in card
+    assert "> ``` a``b ` c ```" in card and "` <script>|x|</script> # no `" in card

@@ -11,13 +11,16 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from barreleye import run as runs
 from barreleye.data.chat_format import Message, encode_chat
 from barreleye.data.chat_template import CHAT_TEMPLATE, HOUSE
+from barreleye.export.gguf import modelfile
 from barreleye.export.importing import import_model
 from barreleye.inference.generate import generate
 from barreleye.run import Run
+from barreleye.training.card import model_card
 from barreleye.training.grow import resume
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -60,6 +63,7 @@ def test_the_logits_of_an_imported_model_are_its_own(name: str) -> None:
     tokens = torch.randint(run.config.model.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
     assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
     assert (run.name, run.config.data.kind, run.step) == ("ours", "import", 0)
+    assert (run.path / "model" / "README.md").read_text() == model_card(run)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -75,12 +79,14 @@ def test_half_precision_shards_with_rows_to_spare(dtype: torch.dtype) -> None:
     assert said[0].startswith("7 rows of the embedding have no token")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool], ids=str)
 @torch.no_grad()
-def test_the_first_gpt2_files_have_other_names_and_masks() -> None:
+def test_the_first_gpt2_files_have_other_names_and_masks(dtype: torch.dtype) -> None:
     theirs = save_model(Path("theirs"), "gpt2")
     file = Path("theirs/model.safetensors")
     old = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
-    save_file(old | {"h.0.attn.bias": torch.ones(1, 1, 40, 40)}, file)
+    masks = {f"h.{i}.attn.bias": torch.ones(40, 40).tril().to(dtype).view(1, 1, 40, 40) for i in range(2)}
+    save_file(old | masks | {"h.0.attn.masked_bias": torch.tensor(-1e4)}, file)
     tokens = torch.arange(40).view(1, 40)
     assert_same_logits(import_model("theirs", "ours").load_model()(tokens), theirs(tokens).logits)
 
@@ -99,6 +105,25 @@ def test_fewer_positions(name: str) -> None:
     assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
     with pytest.raises(ValueError, match="--context-length 41: the model knows 40 positions"):
         import_model("theirs", "more", context_length=41)
+
+
+@torch.no_grad()
+def test_a_head_that_is_not_the_embedding_it_is_said_to_be() -> None:
+    """Transformers 5 takes both, unless they are equal. To refuse them would do too; to take one for both would not."""
+    save_model(Path("theirs"), "gpt2")
+    file = Path("theirs/model.safetensors")
+    weights = load_file(file)
+    head = torch.randn(weights["transformer.wte.weight"].shape, generator=torch.Generator().manual_seed(2))
+    save_file(weights | {"lm_head.weight": head}, file, {"format": "pt"})
+    try:
+        run = import_model("theirs", "ours")
+    except ValueError as refusal:
+        assert "lm_head.weight" in str(refusal) and "\n" not in str(refusal)
+        return
+    theirs = AutoModelForCausalLM.from_pretrained("theirs", tie_word_embeddings=False).eval()
+    assert torch.equal(theirs.lm_head.weight, head) and not run.config.model.tie_embeddings
+    tokens = torch.arange(40).view(1, 40)
+    assert_same_logits(run.load_model()(tokens), theirs(tokens).logits)
 
 
 @torch.no_grad()
@@ -208,6 +233,26 @@ def test_an_unknown_template_is_not_run_and_the_model_is_one_of_text(place: str)
     assert not Path("owned").exists()
 
 
+@pytest.mark.parametrize("system", ["fish", 'a """fish""" it is', "fish\rwater", 'fish"""\rPARAMETER top_k 1\r'])
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_system_text_is_taken_only_where_all_programs_read_it_alike(place: str, system: str) -> None:
+    """Jinja reads \\r as \\n; in a Modelfile, three quotes at the end of a line (\\r too) end a text."""
+    save_model(Path("theirs"), "llama", template=QWEN2)
+    template = QWEN2.replace("You are a helpful assistant.", system)
+    if place == "chat_template.jinja":
+        Path("theirs", place).write_bytes(template.encode())
+    else:
+        Path("theirs/chat_template.jinja").unlink()
+        Path("theirs", place).write_text(json.dumps({"chat_template": template}))
+    said: list[str] = []
+    run = import_model("theirs", "ours", say=said.append)
+    if run.tokenizer.chat is None:
+        assert system != "fish" and said[-1] == "it is loaded as a model of text: barreleye generate"
+    else:
+        assert (run.tokenizer.chat.system, system, said) == ("fish", "fish", [])
+        assert 'SYSTEM """fish"""\n' in modelfile("ours.gguf", run.config.model, run.tokenizer.chat)
+
+
 # What is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +270,7 @@ def test_an_unknown_template_is_not_run_and_the_model_is_one_of_text(place: str)
         ("llama", dict(quantization_config=dict(bits=4)), "its weights are quantized"),
         ("llama", dict(attention_bias=True), "the weights lack 'model.layers.0.self_attn.q_proj.bias'"),
         ("qwen2", dict(use_sliding_window=True, sliding_window=8), "sliding_window = 8 is shorter"),
-        ("qwen2", dict(layer_types=["linear_attention"] * 2), "layer_types: linear_attention is not supported"),
+        ("qwen2", dict(layer_types=["linear_attention"] * 2), "layer_types: 'linear_attention' is not supported"),
         ("qwen3", dict(attention_bias=True), "attention_bias = True beside normalized queries and keys"),
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx = True is not supported"),
         ("gpt2", dict(activation_function="quick_gelu"), "activation_function = 'quick_gelu' is not supported"),
@@ -239,6 +284,14 @@ def test_an_unknown_template_is_not_run_and_the_model_is_one_of_text(place: str)
         ("gpt2", dict(layer_norm_epsilon=float("nan")), "norm_eps must be a finite number"),
         ("llama", dict(max_position_embeddings=10**15), "context_length must be at most"),
         ("llama", dict(num_hidden_layers=1), "has a tensor 'model.layers.1"),
+        ("llama", dict(layer_types=5), "layer_types"),
+        ("llama", dict(layer_types=["full_attention", None]), "layer_types"),
+        ("llama", dict(rope_parameters="-", rope_theta=10**400), "rope_theta"),
+        ("llama", dict(rope_parameters=dict(rope_theta=10**400)), "rope_theta"),
+        ("llama", dict(rope_parameters=dict(rope_theta=1e4), rope_scaling=dict(type="linear", factor=2.0)), "linear"),
+        ("mistral-window", dict(sliding_window=8.0), "sliding_window"),
+        ("mistral-window", dict(sliding_window="8"), "sliding_window"),
+        ("gpt2", dict(layer_norm_epsilon=10**400), "layer_norm_epsilon"),
     ],
 )  # fmt: skip
 def test_what_our_model_does_not_compute_is_named(name: str, changes: dict[str, Any], says: str) -> None:
@@ -265,6 +318,17 @@ def test_an_index_that_points_elsewhere_is_refused(name: str) -> None:
     Path("theirs/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
     with pytest.raises(ValueError, match="which is not a safetensors file of this folder"):
         import_model("theirs", "ours")
+
+
+def test_a_tensor_that_is_in_two_files_is_refused() -> None:
+    save_model(Path("theirs"), "gpt2", max_shard_size="20KB")
+    files = json.loads(Path("theirs/model.safetensors.index.json").read_text())["weight_map"]
+    wte = Path("theirs", files["transformer.wte.weight"])
+    other = next(file for file in Path("theirs").glob("model-*.safetensors") if file != wte)
+    save_file(load_file(other) | {"transformer.wte.weight": load_file(wte)["transformer.wte.weight"] + 1}, other)
+    with pytest.raises(ValueError, match=r"transformer\.wte\.weight") as refusal:
+        import_model("theirs", "ours")
+    assert "\n" not in str(refusal.value) and not Path("runs/ours").exists()
 
 
 @pytest.mark.parametrize(
@@ -365,6 +429,26 @@ def test_a_nanogpt_that_does_not_fit(more: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says) as refusal:
         import_model("theirs", "ours", text=None if more.get("model_args") == 1 else "input.txt")
     assert "\n" not in str(refusal.value) and "theirs/ckpt.pt" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["transformer.h.0.attn.more", "transformer.h.2.ln_1.weight", "head.weight"])
+def test_a_nanogpt_with_a_tensor_too_many(name: str) -> None:
+    Path("input.txt").write_text(TEXT)
+    weights = save_nanogpt(Path("theirs"), len(set(TEXT)))
+    save_nanogpt(Path("theirs"), len(set(TEXT)), model=weights | {name: torch.ones(32)})
+    with pytest.raises(ValueError, match=r"theirs/ckpt\.pt: ") as refusal:
+        import_model("theirs", "ours", text="input.txt")
+    assert "\n" not in str(refusal.value) and not Path("runs/ours").exists()
+
+
+def test_a_nanogpt_without_flash_attention_has_masks() -> None:
+    Path("input.txt").write_text(TEXT)
+    weights = save_nanogpt(Path("theirs"), len(set(TEXT)), compiled=True)
+    masks = {f"transformer.h.{i}.attn.bias": torch.ones(24, 24).tril().view(1, 1, 24, 24) for i in range(2)}
+    held = {"_orig_mod." + name: tensor for name, tensor in (weights | masks).items()}
+    save_nanogpt(Path("theirs"), len(set(TEXT)), model=held)
+    ours = import_model("theirs", "ours", text="input.txt").load_model().state_dict()
+    assert torch.equal(ours["embed.weight"], weights["transformer.wte.weight"])
 
 
 def test_options_that_a_checkpoint_has_no_use_for() -> None:

@@ -9,7 +9,10 @@ import onnxruntime
 import pytest
 import torch
 
+from barreleye.config import ModelConfig
 from barreleye.data.chat_template import CHAT_TEMPLATE
+from barreleye.export.onnx import write_onnx
+from barreleye.model.transformer import Transformer
 
 ROWS, LENGTH = 3, 40
 
@@ -60,6 +63,26 @@ def test_rows_of_other_lengths_are_filled_on_the_left(both):
     logits_BTV, _ = ask(session, tokens_BT.numpy(), mask, positions)
     np.testing.assert_allclose(logits_BTV[0], model(tokens_BT[:1])[0].numpy(), atol=1e-4)
     np.testing.assert_allclose(logits_BTV[1, 4:], model(tokens_BT[1:, 4:])[0].numpy(), atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [2, 3, 4])
+def test_a_short_context(tmp_path, context):
+    model = Transformer(ModelConfig(n_layers=1, n_heads=2, d_model=8, d_ff=8, vocab_size=9, context_length=context))
+    tokens_BT = torch.randint(9, (ROWS, context), generator=torch.Generator().manual_seed(3))
+    logits_BTV, past, theirs = model(tokens_BT).numpy(), None, []
+    write_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for at in range(context):
+        mask, positions = np.ones((ROWS, at + 1), np.int64), np.full((ROWS, 1), at)
+        next_logits_BTV, past = ask(session, tokens_BT[:, at : at + 1].numpy(), mask, positions, past)
+        theirs.append(next_logits_BTV)
+    np.testing.assert_allclose(np.concatenate(theirs, 1), logits_BTV, atol=1e-4)
+
+
+def test_a_context_of_one_token_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="context_length = 1: ONNX is for models that see two tokens or more"):
+        write_onnx(Transformer(ModelConfig(n_layers=1, vocab_size=9, context_length=1)), tmp_path / "model.onnx")
 
 
 def test_the_graph_has_the_names_that_transformers_js_gives(both):

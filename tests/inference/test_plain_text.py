@@ -2,6 +2,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from barreleye.inference.plain_text import PlainTokenizer, cut
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import mutations
+from mutated_files import mutate_tokenizer
 
 TEXT = "what is water? don't ask; we'll see 1984 fish in the sea.\n" * 3 + "café naïve 日本 🐟 ½\t\tend\n\n"
 BPE = learn_bpe([TEXT], 320, CHAT_SPECIAL_TOKENS)
@@ -87,8 +89,24 @@ def test_a_hostile_file_is_one_line(tmp_path, text, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_mutated_files(tmp_path):
-    def read(file):
-        PlainTokenizer(file).encode("what is water? café 🐟")
+@pytest.mark.parametrize("kind", ["bpe", "characters"])
+@pytest.mark.parametrize("mutate", [mutations.mutate_bytes, mutations.mutate_json, mutate_tokenizer])
+def test_mutated_files(tmp_path, kind, mutate):
+    """What is read gives each text back, and a special token for none."""
 
-    assert mutations.read_mutated(BPE.to_json().encode(), tmp_path / "t.json", read) > mutations.N / 4
+    def judge(read):
+        for text in ("what is water? 1984", "café 🐟\n\n end", "<|im_end|>", *read.special):
+            try:
+                ids = read.encode(text)
+            except ValueError as error:  # a character that it has not seen
+                mutations.check_refusal(error)
+                continue
+            assert not {*read.special.values()} & set(ids), text
+            assert b"".join(read.bytes_of[i] for i in ids).decode() == (
+                normalize("NFC", text) if read.composes else text
+            )
+
+    data = {"bpe": BPE, "characters": CHARACTERS}[kind].to_json().encode()
+    counted = mutations.read_mutated(data, tmp_path / "t.json", PlainTokenizer, judge, mutate)
+    assert counted.read < mutations.N
+    assert mutate is mutations.mutate_bytes or counted.read >= mutations.N * 0.1

@@ -17,6 +17,7 @@ from barreleye.model.transformer import Transformer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import mutations
+from mutated_files import mutate_safetensors
 
 SHAPE = dict(n_layers=2, n_heads=4, d_model=32, d_ff=80, context_length=24, vocab_size=61)
 LLAMA = dict(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
@@ -132,8 +133,22 @@ def test_a_header_of_a_billion_tensors_is_refused_by_its_length(tmp_path):
         read_safetensors(file)
 
 
-def test_mutated_files(tmp_path):
-    config, _ = write(tmp_path / "good.safetensors")
-    data = (tmp_path / "good.safetensors").read_bytes()
-    refused = mutations.read_mutated(data, tmp_path / "bad.safetensors", lambda file: load_weights(file, config))
-    assert refused > mutations.N / 2
+@pytest.mark.parametrize("knobs", [KINDS["gpt2"], KINDS["llama-biased-wide-heads"]], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("mutate", [mutations.mutate_bytes, mutate_safetensors])
+def test_mutated_files(tmp_path, knobs, mutate):
+    file = tmp_path / "model.safetensors"
+    config, _ = write(file, **knobs)
+
+    def parse(file):
+        read_safetensors(file)
+        return file
+
+    def judge(file):
+        weights = load_weights(file, config)
+        assert {name: array.shape for name, array in weights.items()} == shapes_of(config)
+        assert all(array.dtype == np.float32 and array.flags["C_CONTIGUOUS"] for array in weights.values())
+
+    judge(parse(file))
+    counted = mutations.read_mutated(file.read_bytes(), file, parse, judge, mutate)
+    assert counted.parsed < mutations.N
+    assert mutate is mutations.mutate_bytes or mutations.N * 0.3 < counted.parsed > 2 * counted.read > 0

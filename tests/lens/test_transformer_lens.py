@@ -30,7 +30,7 @@ def model_folder(who: Subject, path: Path) -> Path:
     """What a run saves: the bridge reads it without a line of ours."""
     from safetensors.torch import save_file
 
-    for name, content in small_files(who.model.config, CHARACTERS, "text").items():
+    for name, content in small_files(who.model.config, CHARACTERS).items():
         (path / name).write_bytes(content if isinstance(content, bytes) else to_json(content))
     CHARACTERS.save(path)
     weights = to_huggingface(who.model.state_dict(), who.model.config)

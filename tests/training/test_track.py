@@ -2,11 +2,12 @@
 
 import importlib.util
 import sqlite3
+import sys
 
 import pytest
 
 from barreleye.training.grow import grow, resume
-from barreleye.training.track import numbers_of
+from barreleye.training.track import check_tracker, numbers_of
 
 TINY = dict(
     conversations=40, vocab=300, n_layers=1, n_heads=2, d_model=16, d_ff=16, batch_tokens=256, eval_every=2,
@@ -59,6 +60,14 @@ def test_a_tracker_that_does_not_exist(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--track wandb: it is not installed; pip install 'barreleye\[track\]'"):
         grow("fish", out=tmp_path / "run", track="wandb", **TINY)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_called_as_a_tracker_is(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ValueError, match="--track wandb: it is not installed"):
+        check_tracker("wandb")
 
 
 @needs("tensorboard")

@@ -329,7 +329,7 @@ def parse(text: str, chat: ChatFormat | None = HOUSE) -> Tokenizer:
     except ValueError:
         raise
     except Exception as error:  # the library has no narrower class for a bad file
-        raise ValueError(f"not a tokenizer.json ({error})") from None
+        raise ValueError(f"not a tokenizer.json ({' '.join(str(error).split())})") from None
     kind = KINDS[type(library.model).__name__, type(library.decoder).__name__]
     vocab = library.get_vocab()
     if set(vocab.values()) != set(range(len(vocab))):
@@ -391,4 +391,4 @@ def _check_parts(parts: Any) -> None:
 
 
 def _type_of(part: Any) -> str:
-    return str(part.get("type")) if isinstance(part, dict) else str(part)
+    return " ".join(str(part.get("type") if isinstance(part, dict) else part).split())

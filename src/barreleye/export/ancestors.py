@@ -4,7 +4,7 @@ Both are pickles of torch. They are read with `weights_only=True`, which makes t
 nothing.
 """
 
-import pickle
+import os
 import pickletools
 import re
 import zipfile
@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from barreleye.config import ModelConfig
+from barreleye.export.from_huggingface import shortened
 from barreleye.model.huggingface import gpt2_name, layer_and_part, our_shapes
 
-LARGEST_PICKLE = 16 * 2**20  # of names and shapes; the tensors lie beside it
+LARGEST_PICKLE = 2 * 2**20  # of names and shapes, some kilobytes for a layer; tensors lie beside it
 # What a checkpoint is made of. torch allows more, of which a few bytes can claim any amount of memory.
 MADE_OF = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device|b?float\d*)"
 )
+ENDING = 56 + 20 + 22  # bytes: the end record of a large archive, its locator, the end record of any
 MASKS = re.compile(r".*\.attn\.(bias|masked_bias|mask)")  # computed, not learned
 COMPILED = "_orig_mod."  # what torch.compile puts before names
 GUPPY_PARTS = {
@@ -41,13 +43,17 @@ GUPPY_PARTS = {
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """What a .pt file holds. Raises ValueError for one that is damaged, or holds more than tensors and plain values."""
-    if not zipfile.is_zipfile(file):
+    if not is_one_archive(file):
         raise ValueError(f"{file}: is not a whole checkpoint of torch's (1.6 or newer)")
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
-            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            pickles = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+            if min((entry.header_offset for entry in entries), default=1) > 0:  # torch would read what stands before
+                raise ValueError("it is an archive after something else")
+            if any(entry.filename.rpartition("/")[2] != "data.pkl" for entry in pickles):
+                raise ValueError("it is a program of TorchScript's")
             if unpacked > file.stat().st_size or any(entry.file_size > LARGEST_PICKLE for entry in pickles):
                 raise ValueError(f"{file}: unpacks to {unpacked:,} bytes, which is no checkpoint")
             for entry in pickles:
@@ -66,12 +72,26 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return held
 
 
+def is_one_archive(file: Path) -> bool:
+    """Whether zipfile, which looks, and torch, which reads, can only find the same directory in it: torch goes by how a
+    file begins, and by where a large archive's locator points; zipfile by what stands at the end."""
+    if not zipfile.is_zipfile(file) or (size := file.stat().st_size) < ENDING:
+        return False
+    with file.open("rb") as archive:
+        begins = archive.read(4)
+        archive.seek(-ENDING, os.SEEK_END)
+        ending = archive.read()
+    locator, end = ending[-42:-22], ending[-22:]
+    points = int.from_bytes(locator[8:16], "little") if locator.startswith(b"PK\6\7") else size - ENDING
+    return begins == b"PK\3\4" and end.startswith(b"PK\5\6") and points == size - ENDING
+
+
 def check_parts(pickled: bytes) -> None:
-    """Raises UnpicklingError for a pickle that names more than tensors and plain values are made of."""
+    """Raises TypeError for a pickle that names more than tensors and plain values are made of."""
     for opcode, argument, _ in pickletools.genops(pickled):
         named = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
         if named and not MADE_OF.fullmatch(str(argument)):
-            raise pickle.UnpicklingError(f"it names {argument or 'what it makes up'}, of which no tensor is made")
+            raise TypeError(f"it names {argument or 'what it makes up'}, of which no tensor is made")
 
 
 def is_nanogpt(held: dict[str, Any]) -> bool:
@@ -91,9 +111,13 @@ def nanogpt(held: dict[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
         vocab_size=_whole(args, "vocab_size"),
         activation="gelu_erf",
     )
-    if unknown := sorted(name for name in set(args) - set(NANOGPT) if args[name]):
-        raise ValueError(f"model_args has {unknown[0]!r}, which nanoGPT does not; a fork of it is not supported")
+    if unknown := sorted(shortened(name) for name, value in args.items() if name not in NANOGPT and not is_off(value)):
+        raise ValueError(f"model_args has {unknown[0]}, which nanoGPT does not; a fork of it is not supported")
     return config, _renamed(held["model"], config, gpt2_name, biased=args.get("bias", True) is not False)
+
+
+def is_off(value: Any) -> bool:
+    return value is None or (isinstance(value, bool | int | float) and not value)
 
 
 NANOGPT = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -163,5 +187,5 @@ def _renamed(
 def _whole(values: dict[str, Any], name: str) -> int:
     value = values.get(name)
     if type(value) is not int or value < 1:
-        raise ValueError(f"its configuration says {name} = {value!r}; it must be a whole number")
+        raise ValueError(f"its configuration says {name} = {shortened(value)}; it must be a whole number")
     return value

@@ -13,8 +13,8 @@ KINDS = {
 }
 
 
-def data_card(run: Run, model: str) -> str:
-    """Markdown with the metadata that the Hugging Face Hub reads. model: the name of what learned from it, there."""
+def data_card(run: Run, model: str, address: str) -> str:
+    """Markdown with the metadata that the Hugging Face Hub reads. model, address: of what learned from it, there."""
     corpus, is_text = run.corpus(), run.config.data.kind == "text"
     ending = "txt" if is_text else "jsonl"
     sides = {"train": "train", "held_out": "test"} | {side: side for side in UNSEEN}
@@ -38,7 +38,7 @@ def data_card(run: Run, model: str) -> str:
         "|---|---|",
         *(f"| {split} | {size:,} |" for split, size in sizes),
         "",
-        f"`test` was held out from the training of [{model}](https://huggingface.co/{model}).",
+        f"`test` was held out from the training of [{model}]({address}).",
     ]
     if not isinstance(corpus.train, str):
         shared = corpus.report.get("overlap", 0)

@@ -158,7 +158,7 @@ def _check_window(theirs: Json, context_length: int) -> None:
     layers = theirs.get("layer_types") or []
     unknown = {str(layers)} if not isinstance(layers, list) else set(map(str, layers)) - KNOWN_LAYERS
     if unknown:
-        raise ValueError(f"layer_types: {min(unknown)} is not supported")
+        raise ValueError(f"layer_types: {shortened(min(unknown))} is not supported")
 
 
 def _take(theirs: Json, name: str, default: int) -> int:
@@ -172,7 +172,10 @@ def _take(theirs: Json, name: str, default: int) -> int:
 
 
 def shortened(value: Any) -> str:
-    text = repr(value) if type(value) is not int or value.bit_length() < 300 else "one of hundreds of digits"
+    """A value from a stranger's file, for a message of one line."""
+    if type(value) is int and value.bit_length() > 300:
+        return "one of hundreds of digits"
+    text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

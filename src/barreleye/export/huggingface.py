@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from barreleye.export.folder import whole_folder
-from barreleye.files import write_file
+from barreleye.files import copy_file
 from barreleye.model.huggingface import check_expressible
 from barreleye.run import Run
 
@@ -23,5 +23,5 @@ def export_huggingface(run: Run, out: Path) -> list[Path]:
     with whole_folder(out) as folder:
         files = sorted(file for file in source.iterdir() if file.is_file() and not file.name.startswith("."))
         for file in files:
-            write_file(folder / file.name, file.read_bytes())
+            copy_file(file, folder / file.name)
     return [out / file.name for file in files]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,10 @@ Say = Callable[[str], None]
 GPT2 = "openai-community/gpt2"  # whose tokenizer nanoGPT uses where it does not read characters
 GPT2_ROWS = (50257, 50304)  # the second is filled up to a multiple of 64
 CHECKPOINTS = (".pt", ".pth", ".bin")
-FILES = ("*.json", "*.jinja", "*.safetensors")
+BEST_FIRST = ("best_model.pt", "final_model.pt", "ckpt.pt", "pytorch_model.bin")
+TOKENIZER_FILES = (FILE_NAME, "tokenizer_config.json", TEMPLATE_FILE)
+SMALL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", *TOKENIZER_FILES)
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,24 @@ def import_model(
     """
     if not str(source):
         raise ValueError("'' is neither a path nor a name on the Hub")
+    if name is not None and Path(name).name in ("", ".."):
+        raise ValueError(f"--name {name!r} is no name; give one, as fish, or a path, as runs/fish")
     path = Path(name) if name and len(Path(name).parts) > 1 else runs.RUNS / (name or name_of(Path(source)))
     runs.check_free(path, "--name")
-    place = locate(source)
+    place = locate(source, SMALL_FILES)
+    name_on_hub = "" if place == Path(source) else str(source)
+    if name_on_hub:
+        _fetch_checkpoint(name_on_hub, place)
     if text is not None and tokenizer is not None:
         raise ValueError("give --tokenizer or --text, not both")
+    if not (place.is_file() or place.is_dir()):
+        raise ValueError(f"{place}: is neither a folder nor a file")
     if place.is_file() or not _is_model_folder(place):
         found = _from_checkpoint(place, tokenizer, text, context_length)
     elif text is not None:
         raise ValueError(f"--text is for a nanoGPT that learned characters; {place} has a tokenizer of its own")
     else:
-        found = _from_folder(place, tokenizer, context_length, say)
+        found = _from_folder(place, tokenizer, context_length, say, name_on_hub)
     if found.tokenizer.chat is None:
         say("it is loaded as a model of text: barreleye generate")
     config = Config(DataConfig(kind="import", source=str(source)), found.config, TrainConfig(steps=0))
@@ -75,8 +85,8 @@ def name_of(source: Path) -> str:
     return source.stem if source.suffix in CHECKPOINTS else source.resolve().name
 
 
-def locate(source: str | Path) -> Path:
-    """The folder or file that is meant; what is neither, but may be a name on the Hub, is fetched."""
+def locate(source: str | Path, files: Sequence[str] = TOKENIZER_FILES) -> Path:
+    """The folder or file that is meant; of what is neither, but may be a name on the Hub, those files are fetched."""
     place = Path(source)
     try:
         if place.exists():
@@ -84,8 +94,17 @@ def locate(source: str | Path) -> Path:
     except OSError:
         pass  # no path: too long, or with a NUL
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not str(source).startswith((".", "/")):
-        return fetch(str(source), FILES)
+        return fetch(str(source), files)
     raise ValueError(f"{source}: there is no such folder or file, and it is no name on the Hub (owner/name)")
+
+
+def _fetch_checkpoint(name: str, folder: Path) -> None:
+    """Where the small files are none of Hugging Face's models: what GuppyLM and nanoGPT write."""
+    there = folder / "config.json"
+    if not there.is_file() or read_json(there).get("model_type") in (None, "guppylm"):
+        fetch(name, BEST_FIRST)
+    if not folder.is_dir():
+        raise ValueError(f"{name}: holds neither a model nor a checkpoint ({', '.join(BEST_FIRST)})")
 
 
 def _is_model_folder(folder: Path) -> bool:
@@ -98,12 +117,18 @@ def _is_model_folder(folder: Path) -> bool:
 # Hugging Face ------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path, tokenizer: str | Path | None, context_length: int | None, say: Say) -> Found:
+def _from_folder(
+    folder: Path, tokenizer: str | Path | None, context_length: int | None, say: Say, name_on_hub: str = ""
+) -> Found:
     theirs = read_json(folder / "config.json")
     try:
         config, absent = model_config(theirs, context_length)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    if name_on_hub:  # its weights may be gigabytes: first what can be wrong without them
+        load_tokenizer(locate(tokenizer) if tokenizer else folder, folder, lambda line: None)
+        check_memory(dataclasses.replace(config, context_length=context_length or config.context_length))
+        fetch(name_on_hub, WEIGHTS)
     weights = Weights(folder)
     weights.check(config, absent)
     own = load_tokenizer(locate(tokenizer) if tokenizer else folder, folder, say)
@@ -195,8 +220,7 @@ def _from_checkpoint(
 def _checkpoints(folder: Path) -> list[Path]:
     """Of a folder, the one to read first: GuppyLM's best, nanoGPT's only one."""
     there = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
-    order = ("best_model.pt", "final_model.pt", "ckpt.pt", "pytorch_model.bin")
-    return sorted(there, key=lambda path: order.index(path.name) if path.name in order else len(order))
+    return sorted(there, key=lambda path: (*BEST_FIRST, path.name).index(path.name))
 
 
 def _nanogpt_tokenizer(

@@ -113,10 +113,16 @@ def export_onnx(run: Run, out: Path, int8: bool = False) -> list[Path]:
 
 
 def write_onnx(model: Transformer, file: Path) -> None:
-    """One file, in float32, with free sizes of batch, of text and of what was read before."""
+    """One file, in float32, with free sizes of batch, of text and of what was read before. Raises ValueError for a
+    model of which no size of text is free."""
     config = model.config
+    if config.context_length < 2:
+        raise ValueError(
+            "context_length = 1: ONNX is for models that see two tokens or more; export plain has no limit"
+        )
     layers = range(config.n_layers)
-    batch, length, past_length = 2, 3, min(4, config.context_length - 3)
+    batch, length = 2, min(3, config.context_length)
+    past_length = min(4, config.context_length - length)
     past = [tuple(torch.zeros(batch, config.kv_heads, past_length, config.d_head) for _ in "kv") for _ in layers]
     ids_BT = torch.zeros(batch, length, dtype=torch.long)
     inputs = (ids_BT, torch.ones(batch, past_length + length, dtype=torch.long), ids_BT + past_length, past)

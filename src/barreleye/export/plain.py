@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from barreleye.export.folder import whole_folder
-from barreleye.files import to_json, write_file
+from barreleye.files import copy_file, to_json, write_file
 from barreleye.inference import plain, plain_chat, plain_text, plain_weights
 from barreleye.run import Run
 
@@ -32,7 +32,7 @@ def export_plain(run: Run, out: Path) -> list[Path]:
         knobs["chat"] = chat and {"tidy": chat.tidy, "system": chat.system}
         write_file(folder / "config.json", to_json(knobs))
         for name in ("model.safetensors", "tokenizer.json"):
-            write_file(folder / name, (run.path / "model" / name).read_bytes())
+            copy_file(run.path / "model" / name, folder / name)
         write_file(folder / "README.md", readme(run.name).encode())
         written = sorted(folder.iterdir())
     return [out / file.name for file in written]

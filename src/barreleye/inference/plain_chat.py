@@ -8,6 +8,8 @@ tokenizer.json.
 import argparse
 import codecs
 import json
+import math
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,13 @@ from barreleye.inference.plain_weights import load_weights
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 LONGEST_REPLY = 128
+ENDED_BY_PIPE = 128 + 13  # what a shell reports of a program that wrote to a closed pipe
+SAMPLING = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, math.inf),
+    "repetition_penalty": (0.01, 100),
+}
 MOST = {
     "n_layers": 1000,
     "n_heads": 1000,
@@ -48,14 +57,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the draw (default: another each time)")
     arguments = parser.parse_args()
     try:
+        check_sampling(arguments)
         for piece in talk(*load(folder), arguments):
             print(piece, end="", flush=True)
     except ValueError as error:
-        sys.exit(f"chat.py: {error}")
+        fail(str(error))
     except MemoryError:
-        sys.exit("chat.py: not enough memory for this model")
+        fail("not enough memory for this model")
+    except BrokenPipeError:
+        # What standard output refuses now is not tried again at exit, where it would be a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ENDED_BY_PIPE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(message: str) -> None:
+    print(f"chat.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def check_sampling(arguments: Any) -> None:
+    """Raises ValueError for an option that nothing could be drawn by."""
+    for name, (least, most) in SAMPLING.items():
+        option, value = f"--{name.replace('_', '-')}", getattr(arguments, name)
+        if not value >= least:  # which a nan is not either
+            raise ValueError(f"{option} must be at least {least}, not {value}")
+        if not value <= most:
+            raise ValueError(f"{option} must be at most {most}, not {value}")
 
 
 def load(folder: Path) -> tuple[Plain, PlainTokenizer]:
@@ -171,6 +200,8 @@ def generate(model: Plain, prompt: list[int], most: int, sampling: Any, stop: se
 
 def ask_person() -> Iterator[str]:
     """Lines typed by a person, until an empty one or the end of file."""
+    if sys.stdin is None or sys.stdout is None:
+        raise ValueError("standard input or output is closed; give --prompt TEXT")
     print("say something (an empty line or Ctrl-D leaves)")
     while True:
         try:

@@ -117,13 +117,12 @@ def last_token(tokenizer: Tokenizer) -> str | None:
     return IM_END if tokenizer.chat else tokenizer.decode(sorted(tokenizer.end_ids)[:1]) or None
 
 
-def small_files(config: ModelConfig, tokenizer: Tokenizer, source: str) -> dict[str, dict[str, Any] | bytes]:
-    """All of a model folder but the weights and tokenizer.json: file name -> JSON object, or text as bytes."""
+def small_files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, dict[str, Any] | bytes]:
+    """All of a model folder but weights, tokenizer.json and card: file name -> JSON object, or text as bytes."""
     last = last_token(tokenizer)
     end = {"eos_token": last, "pad_token": last} if last else {}
     ids = {f"{name}_id": tokenizer.id_of(token) for name, token in end.items()}
     sampling = Sampling()
-    shape = f"{config.n_layers} layers wide {config.d_model}"
     files: dict[str, dict[str, Any] | bytes] = {
         "config.json": huggingface_config(
             config, tokenizer.id_of(IM_START) if tokenizer.chat else None, ids.get("eos_token_id")
@@ -140,7 +139,6 @@ def small_files(config: ModelConfig, tokenizer: Tokenizer, source: str) -> dict[
             "top_p": sampling.top_p,
             **ids,
         },
-        "README.md": f"# {source}\n\nA small language model grown from scratch with Barreleye, {shape}.\n".encode(),
     }
     return files | ({"chat_template.jinja": tokenizer.chat.template.encode()} if tokenizer.chat else {})
 

@@ -1,13 +1,12 @@
-"""The model card: what a run is, in figures of its own, for whoever finds its model folder."""
+"""The model card of a run: what its folder knows of it, written into its model folder."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from barreleye.files import write_file
+from barreleye.model.card import card_of
 from barreleye.run import Run
-
-SAMPLES = 3
 
 
 def write_model_card(run: Run) -> None:
@@ -16,174 +15,23 @@ def write_model_card(run: Run) -> None:
 
 
 def model_card(run: Run, data_set: str = "") -> str:
-    """Markdown with the metadata that the Hugging Face Hub reads. data_set: the name of what it learned from, there."""
-    from barreleye.model.count import count
-    from barreleye.model.huggingface import architecture
-
-    model, lines = run.config.model, run.metrics()
-    kind, counted = architecture(model), count(model)
-    chats = (run.path / "model" / "chat_template.jinja").exists()
-    positions = {"learned": "learned positions", "none": "no positions"}.get(
-        model.positions, f"{model.positions} positions"
-    )
-    rows = {
-        "parameters": f"{counted.parameters:,}",
-        "shape": f"{model.n_layers} layers, width {model.d_model}, {model.n_heads} heads "
-        f"({model.kv_heads} for keys and values), feed-forward {model.d_ff}, context {model.context_length}",
-        "parts": f"{positions}, {model.norm}, {model.activation}"
-        f"{', queries and keys normalized' if model.qk_norm else ''}",
-        "kind": f"`{kind}`" + ("" if kind == "barreleye" else ", as transformers knows it"),
-        "tokens": f"{model.vocab_size:,}",
-    }
-    return "\n".join(
-        [
-            _metadata(run, chats, kind != "barreleye", data_set),
-            f"# {run.name}",
-            "",
-            _origin(run),
-            "",
-            *_table(rows),
-            *_training(run, lines),
-            *_evaluation(run),
-            *_samples(lines),
-            *_use(chats, kind),
-        ]
+    """Markdown, as `card_of`, with the figures that there are; an evaluation where the weights are still those."""
+    evaluation = _read(run.path / "reports" / "evaluation.json")
+    return card_of(
+        run.name,
+        run.config,
+        (run.path / "model" / "chat_template.jinja").exists(),
+        lines=run.metrics(),
+        split=_read(run.path / "data" / "report.json"),
+        evaluation=evaluation if evaluation.get("step") == run.step else {},
+        data_set=data_set,
     )
 
 
-def _metadata(run: Run, chats: bool, loads: bool, data_set: str) -> str:
-    """YAML; what a person named is written as JSON, which YAML reads."""
-    tags = ["barreleye", *(["conversational"] if chats else [])]
-    return "\n".join(
-        [
-            "---",
-            *(["library_name: transformers"] if loads else []),
-            "pipeline_tag: text-generation",
-            f"tags: {json.dumps(tags)}",
-            *([f"datasets: {json.dumps([data_set])}"] if data_set else []),
-            "---",
-            "",
-        ]
-    )
-
-
-def _origin(run: Run) -> str:
-    data = run.config.data
-    made = {
-        "persona": f"the character sheet {_name(data.source)}",
-        "mix": f"several character sheets ({data.source})",
-        "text": f"a text ({_name(data.source)})",
-        "chats": f"chats ({', '.join(map(_name, data.sources))})",
-    }
-    if data.kind == "import":
-        return f"A language model imported into Barreleye from {_name(data.source)}; its training is not known here."
-    start = f", starting from the weights of {_name(data.from_run)}" if data.from_run else ", from scratch"
-    return f"A small language model grown with Barreleye on {made[data.kind]}{start}."
-
-
-def _name(source: str) -> str:
-    """Not where a file lay on the machine that it came from."""
-    return Path(source).name
-
-
-def _training(run: Run, lines: list[dict[str, Any]]) -> list[str]:
-    steps, train = [line for line in lines if "loss" in line], run.config.train
-    if not steps:
-        return []
-    rows = {
-        "steps": f"{steps[-1]['step']:,}" + (f" of {train.steps:,}" if steps[-1]["step"] < train.steps else ""),
-        "tokens a step": f"{train.batch_tokens * train.accumulate:,}",
-        "optimizer": f"{train.optimizer}, peak rate "
-        + (
-            f"{train.muon_rate:g} (matrices), {train.learning_rate:g} (the rest)"
-            if train.optimizer == "muon"
-            else f"{train.learning_rate:g}"
-        )
-        + f", {train.schedule} schedule, {train.warmup_steps} steps of warm-up",
-        "computed on": f"{train.device} in {train.precision}, {steps[-1]['seconds'] / 60:.1f} minutes",
-        "seed": str(train.seed),
-    }
-    scores = [line for line in lines if "held_out" in line]
-    if scores:
-        last = scores[-1]
-        for part, name in (("all", "held out, all tokens"), ("replies", "held out, replies to unseen prompts")):
-            if score := last["held_out"][part]:
-                rows[name] = (
-                    f"loss {score['loss']:.3f}, {score['bits_per_byte']:.3f} bits per byte "
-                    f"({score['tokens']:,} tokens, step {last['step']:,})"
-                )
-    return ["", "## Training", "", *_table(rows), *_split(run)]
-
-
-def _split(run: Run) -> list[str]:
-    """How much there was on each side, of what was learned from."""
+def _read(file: Path) -> dict[str, Any]:
+    """Nothing for a file that is missing or damaged: a card shows what there is."""
     try:
-        report = json.loads((run.path / "data" / "report.json").read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return []
-    sizes = {key: report[key] for key in sorted(report) if type(report[key]) is int} if isinstance(report, dict) else {}
-    return (
-        ["", "The split: " + "; ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in sizes.items()) + "."]
-        if sizes
-        else []
-    )
-
-
-def _evaluation(run: Run) -> list[str]:
-    """The figures of `barreleye eval`, where it was asked for and the weights are still those."""
-    try:
-        found = json.loads((run.path / "reports" / "evaluation.json").read_text(encoding="utf-8"))
-        if found["step"] != run.step:
-            return []
-        rows = {
-            f"bits per byte, {name}": _interval(scored["model"])
-            for name, scored in found["parts"]["scores"]["sets"].items()
-        }
-        for name, manner in found["parts"].get("manners", {}).items():
-            rows[f"{name}, in character"] = _interval(manner["in_character"]["share"])
-            rows[f"{name}, on the topic asked"] = _interval(manner["relevance"]["share"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
-    return ["", "## Evaluation", "", "`barreleye eval`; in brackets the bootstrap 95% interval.", "", *_table(rows)]
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-
-
-def _samples(lines: list[dict[str, Any]]) -> list[str]:
-    said = [line["samples"] for line in lines if line.get("samples")]
-    shown = [f"> {_quoted(s['prompt'])}\n\n{_quoted(s['reply'])}\n" for s in said[-1][:SAMPLES]] if said else []
-    return ["", "## Samples", "", *shown] if shown else []
-
-
-def _quoted(text: str) -> str:
-    """In one line, as code: what a model says is no markup."""
-    text = " ".join(text.split())
-    fence = "`" * (1 + max((len(run) for run in text.split() if set(run) == {"`"}), default=text.count("`")))
-    return f"{fence} {text} {fence}" if text else "(nothing)"
-
-
-def _use(chats: bool, kind: str) -> list[str]:
-    if kind == "barreleye":
-        return ["", "No class of transformers computes this model; Barreleye loads it from its run folder."]
-    asked = '[{"role": "user", "content": "hello"}]' if chats else '"\\n"'
-    return [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import pipeline",
-        "",
-        'talk = pipeline("text-generation", model=".")  # this folder, or its name on the Hub',
-        f"print(talk({asked}, max_new_tokens=64))",
-        "```",
-        "",
-    ]
-
-
-def _table(rows: dict[str, str]) -> list[str]:
-    def cell(text: str) -> str:
-        return " ".join(text.split()).replace("|", "\\|")
-
-    return ["| | |", "|---|---|", *(f"| {cell(name)} | {cell(value)} |" for name, value in rows.items())]
+        return {}
+    return found if isinstance(found, dict) else {}

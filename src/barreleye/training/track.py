@@ -62,7 +62,8 @@ def check_tracker(name: str | None) -> None:
         return
     if name not in TRACKERS:
         raise ValueError(f"there is no tracker {name!r}{did_you_mean(name, list(TRACKERS))}")
-    if importlib.util.find_spec(name) is None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:  # a folder of that name, as wandb itself leaves behind, is no package
         raise ValueError(f"--track {name}: it is not installed; pip install 'barreleye[track]'")
 
 
