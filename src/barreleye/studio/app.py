@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import FrameType
 
+import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -60,6 +61,7 @@ def serve(folder: Path, port: int = 0, open_page: bool = True) -> None:
     """Serve until Ctrl-C, on a free port unless one is given. Raises ValueError for one that is taken."""
     token = secrets.token_urlsafe(32)
     app = make_app(folder, token)
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the browser draws meanwhile, and a training may run
     with listening(port) as door:
         address = f"http://{HOST}:{door.getsockname()[1]}/?token={token}"
         print(f"the studio is open at {address}", flush=True)
@@ -76,7 +78,8 @@ def serve(folder: Path, port: int = 0, open_page: bool = True) -> None:
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    door = socket.socket()
+    # Named as TCP, so that asyncio sends each answer at once: else its body waits 40 ms for the head to be acknowledged.
+    door = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform != "win32":  # where it would let another program have the same port
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

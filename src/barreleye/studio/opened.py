@@ -25,7 +25,7 @@ class Opened:
         self._subjects: OrderedDict[Key, Subject] = OrderedDict()
         self._tokenizers: OrderedDict[tuple[Path, int], Tokenizer] = OrderedDict()
         self._looking, self._opening = threading.Lock(), threading.RLock()
-        self._ahead: set[Path] = set()  # runs whose snapshots are being opened
+        self._ahead: dict[Path, list[int]] = {}  # the snapshots of each run that were opened ahead, or are being
 
     def subject(self, run: Run, step: int | None = None) -> Subject:
         """As last saved, or as it was at one of `run.snapshots()`. Raises ValueError where there is no such step, or it
@@ -50,24 +50,21 @@ class Opened:
 
     def ahead(self, run: Run) -> None:
         """Open the run's other snapshots, as many as there is room for, while the page shows one: the slider of time
-        will come by them."""
+        will come by them. Once, until there are others."""
+        steps = run.snapshots()
         with self._looking:
-            if run.path in self._ahead:
+            if self._ahead.get(run.path) == steps:
                 return
-            self._ahead.add(run.path)
-        threading.Thread(target=self._open_snapshots, args=[run], daemon=True).start()
+            self._ahead[run.path] = steps
+        threading.Thread(target=self._open_snapshots, args=[run, steps], daemon=True).start()
 
-    def _open_snapshots(self, run: Run) -> None:
-        try:
-            for step in run.snapshots():
-                size = max((size_of(subject) for subject in self._of(run)), default=0)
-                if self.bytes + size > self.most_bytes:
-                    return
-                with contextlib.suppress(ValueError):  # the page will ask for it, and be told
-                    self.subject(run, step)
-        finally:
-            with self._looking:
-                self._ahead.discard(run.path)
+    def _open_snapshots(self, run: Run, steps: list[int]) -> None:
+        for step in steps:
+            size = max((size_of(subject) for subject in self._of(run)), default=0)
+            if self.bytes + size > self.most_bytes:
+                return
+            with contextlib.suppress(ValueError):  # the page will ask for it, and be told
+                self.subject(run, step)
 
     @property
     def bytes(self) -> int:

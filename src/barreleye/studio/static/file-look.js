@@ -16,6 +16,7 @@ define("be-probability-bars", ProbabilityBars);
 define("be-token-row", TokenRow);
 
 const WAIT = 120; // milliseconds after a key, before the text is read
+const CALM = 200; // milliseconds after a look, before it replies: a hand that goes on is answered first
 const AS_LEARNED = { temperature: 1, top_k: 0, top_p: 1, repetition_penalty: 1 };
 const GREEDY = { ...AS_LEARNED, temperature: 0 };
 
@@ -153,6 +154,7 @@ export class LookRoom {
   async #update() {
     const asked = ++this.asked;
     const off = this.#switchedOff();
+    this.talking?.abort();
     try {
       const plain = this.#request([]);
       const edited = this.#request(off);
@@ -222,7 +224,11 @@ export class LookRoom {
       const words = document.createTextNode(this.replies.get(key) ?? "");
       line.replaceChildren(label, words);
       if (this.replies.has(key)) continue;
-      for await (const piece of this.source.talk({ turns: said, step: this.step, off: without, sampling: GREEDY, seed: 1 })) {
+      await new Promise((resolve) => setTimeout(resolve, CALM));
+      if (asked !== this.asked) return;
+      this.talking = new AbortController();
+      const request = { turns: said, step: this.step, off: without, sampling: GREEDY, seed: 1 };
+      for await (const piece of this.source.talk({ ...request, signal: this.talking.signal })) {
         if (asked !== this.asked) return;
         words.data += piece.text;
       }

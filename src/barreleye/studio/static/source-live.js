@@ -48,8 +48,9 @@ export class LiveSource {
   }
 
   /** Whoever stops taking tokens stops the model too. @param {import("./source.js").Talk} request */
-  async *talk(request) {
+  async *talk({ signal, ...request }) {
     const stop = new AbortController();
+    signal?.addEventListener("abort", () => stop.abort());
     const response = await this.api.send(`${this.at}/talk`, this.#given(request), stop.signal);
     const lines = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";

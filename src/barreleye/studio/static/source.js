@@ -39,7 +39,8 @@
  * @property {{[name: string]: Shaped}} arrays pattern (L, H, T, T), lens_probability (L + 1, T), scores (T, T), z (T, D),
  *     result (T,), resid_norm (L + 1, T), attn_norm (L, T), mlp_norm (L, T), logits (V,) where wanted
  *
- * @typedef {{turns: Turn[], step?: number | null, off?: string[], sampling?: Partial<Sampling>, seed?: number}} Talk
+ * @typedef {{turns: Turn[], step?: number | null, off?: string[], sampling?: Partial<Sampling>, seed?: number,
+ *     signal?: AbortSignal}} Talk whoever no longer listens may say so at once
  * @typedef {{id: number, text: string, top: {id: number, text: string, logit: number}[], position: number}
  *     | {done: true, ids: number[], text: string}} Said
  *

@@ -12,15 +12,18 @@ const BOTH = {
   dark: ["#ffb469", "#a85e1e", "#121a22", "#2d6ea3", "#8cc8ff"],
 };
 
+const system = matchMedia("(prefers-color-scheme: dark)");
+const tables = new Map();
+
 export function isDark() {
   const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  return chosen ? chosen === "dark" : system.matches;
 }
 
 /** Calls back when light becomes dark or the other way, for as long as the element is in the page. */
 export function onTheme(element, redraw) {
   const call = () => element.isConnected && redraw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", call);
+  system.addEventListener("change", call);
   new MutationObserver(call).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 }
 
@@ -29,9 +32,20 @@ export function sequential(share) {
   return between(RAMPS[isDark() ? "dark" : "light"], share);
 }
 
-/** Red, green, blue of a number from -1 to 1. */
-export function diverging(number) {
-  return between(BOTH[isDark() ? "dark" : "light"], (number + 1) / 2);
+/** A ramp in 256 steps, each a pixel as the bytes of a canvas are read: red first, little-endian. */
+export function pixelsOf(signed) {
+  const theme = isDark() ? "dark" : "light";
+  const key = `${theme} ${signed}`;
+  if (!tables.has(key)) {
+    const ramp = (signed ? BOTH : RAMPS)[theme];
+    tables.set(key, Uint32Array.from({ length: 256 }, (_, i) => pixel(between(ramp, i / 255))));
+  }
+  return tables.get(key);
+}
+
+function pixel(rgb) {
+  const [red, green, blue] = rgb.map(Math.round);
+  return (255 << 24) | (blue << 16) | (green << 8) | red;
 }
 
 /** For CSS, with an ink that can be read on it. */

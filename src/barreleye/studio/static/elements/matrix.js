@@ -1,6 +1,6 @@
 /** A matrix on a canvas: one number a pixel, made larger by the style sheet. */
 
-import { diverging, sequential } from "./colors.js";
+import { pixelsOf } from "./colors.js";
 
 /**
  * @param {HTMLCanvasElement} canvas
@@ -8,19 +8,20 @@ import { diverging, sequential } from "./colors.js";
  * @param {{signed?: boolean, most?: number, hidden?: (row: number, column: number) => boolean}} how
  */
 export function drawMatrix(canvas, data, rows, columns, { signed = false, most = 0, hidden = () => false } = {}) {
-  canvas.width = columns;
-  canvas.height = rows;
-  const pixels = new ImageData(columns, rows);
+  if (canvas.width !== columns) canvas.width = columns;
+  if (canvas.height !== rows) canvas.height = rows;
+  const image = new ImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
   const largest = most || data.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 1e-9);
-  const table = Array.from({ length: 256 }, (_, i) => (signed ? diverging((i - 127.5) / 127.5) : sequential(i / 255)));
-  for (let i = 0; i < rows * columns; i++) {
-    const [row, column] = [Math.floor(i / columns), i % columns];
-    if (hidden(row, column)) continue; // left clear
-    const share = signed ? (data[i] / largest + 1) / 2 : data[i] / largest;
-    const color = table[Math.max(0, Math.min(255, Math.round(share * 255)))];
-    pixels.data.set([...color, 255], 4 * i);
+  const table = pixelsOf(signed);
+  for (let row = 0, i = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, i++) {
+      if (hidden(row, column)) continue; // left clear
+      const share = signed ? (data[i] / largest + 1) / 2 : data[i] / largest;
+      pixels[i] = table[Math.max(0, Math.min(255, Math.round(share * 255) || 0))];
+    }
   }
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 /** The row and the column under the pointer; null outside. */
