@@ -9,9 +9,7 @@ input until the frame that shows it; a reply that is written anew streams after 
 
 import argparse
 import contextlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys

@@ -319,7 +319,7 @@ def test_a_person_talks_and_looks(browser, pages, learned):
         page.locator("input[aria-label=temperature]").first.press("Home")
         assert page.locator(".be-bars .be-number").first.inner_text() == "100 %" and before != ""
         assert page.inner_text(".be-assistant") == reply, "the sliders ask for no new pass"
-        page.click("#tab-look")
+        page.click("[role=tab] >> text=Look")
         page.wait_for_selector(".be-thumb")
         assert page.locator(".be-head").count() == 8
         page.wait_for_selector(".be-reply:has-text('it replies')")
@@ -330,8 +330,8 @@ def test_a_person_talks_and_looks(browser, pages, learned):
         page.locator(".be-thumb").nth(6).click()
         page.wait_for_selector("be-head-view h3:has-text('Layer 1, head 2')")
         pattern = page.evaluate("() => [...document.querySelector('be-attention-wall').data.pattern.data]")
-        page.locator("#time input").press("Home")
-        page.wait_for_selector("#time output:has-text('step 0')")
+        page.locator(".be-time input").press("Home")
+        page.wait_for_selector(".be-time output:has-text('step 0')")
         page.wait_for_timeout(1000)
         assert page.evaluate("() => [...document.querySelector('be-attention-wall').data.pattern.data]") != pattern
         page.fill(".be-text", "")
@@ -359,7 +359,7 @@ def test_nothing_is_wider_than_the_window(browser, pages, width, scheme):
     options = dict(viewport=dict(width=width, height=850), color_scheme=scheme)
     with browsers.opened(browser, pages("vanilla"), **options) as page:
         for room in ("talk", "look"):
-            page.click(f"#tab-{room}")
+            page.click(f"[role=tab][data-room={room}]")
             if room == "look":
                 page.wait_for_selector(".be-thumb")
             assert page.evaluate("() => document.documentElement.scrollWidth") <= width

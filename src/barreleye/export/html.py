@@ -35,19 +35,23 @@ def export_html(run: Run, out: Path, snapshots: int = 0) -> list[Path]:
     hold."""
     if out.exists() or out.is_symlink():
         raise ValueError(f"{out} is there already; remove it, or choose another --out")
-    steps = moments(run, snapshots)
-    newest = max([*run.snapshots(), run.step])
-    shapes, data = pack(plain_weights.load_weights(run.weights_file(), run.config.model))
-    if 4 / 3 * len(data) * (len(steps) + 1) > LARGEST_PAGE:
-        raise ValueError(
-            f"a page of {4 / 3 * len(data) * (len(steps) + 1) / 2**20:.0f} MiB is more than a browser opens"
-        )
-    table = described(run) | {"shapes": shapes, "steps": [*steps, newest]}
-    packed = {step: pack(plain_weights.load_weights(run.weights_file(step), run.config.model))[1] for step in steps}
-    text = page(table, packed | {newest: data})
+    text = page(*embedded(run, snapshots))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, text.encode())
     return [out]
+
+
+def embedded(run: Run, snapshots: int = 0) -> tuple[dict[str, Any], dict[int, bytes]]:
+    """What the page must know of the run, and the packed weights of each step; raises ValueError as `export_html`."""
+    newest = max([*run.snapshots(), run.step])
+    steps = [*moments(run, snapshots), newest]
+    shapes, data = pack(plain_weights.load_weights(run.weights_file(), run.config.model))
+    if (size := 4 / 3 * len(data) * len(steps)) > LARGEST_PAGE:
+        raise ValueError(f"a page of {size / 2**20:.0f} MiB is more than a browser opens")
+    packed = {
+        step: pack(plain_weights.load_weights(run.weights_file(step), run.config.model))[1] for step in steps[:-1]
+    }
+    return described(run) | {"shapes": shapes, "steps": steps}, packed | {newest: data}
 
 
 def moments(run: Run, count: int) -> list[int]:

@@ -78,7 +78,7 @@ def serve(folder: Path, port: int = 0, open_page: bool = True) -> None:
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    # Named as TCP, so that asyncio sends each answer at once: else its body waits 40 ms for the head to be acknowledged.
+    # Named as TCP, so that asyncio sends each answer at once; else a body waits 40 ms until its head is acknowledged.
     door = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform != "win32":  # where it would let another program have the same port

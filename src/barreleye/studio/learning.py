@@ -71,13 +71,12 @@ def learning(
     course, row, config = course_of(path), standing(path), config_of(path)
     with course.lock:
         course.read()
-        found = news(course, row, since, points)
-        found |= {"baselines": baselines(course, config) if config else [], "per_byte": per_byte(course, config)}
+        found = news(course, row, config, since, points)
     return Response(to_line(found), media_type="application/json")
 
 
-def news(course: Course, row: Table, since: int, points: int) -> Table:
-    """The curves after a step, and what was said."""
+def news(course: Course, row: Table, config: Config | None, since: int, points: int) -> Table:
+    """The curves after a step, what was said, and what is known by now of all steps."""
     sets = [each for each in course.samples if each["step"] > since]
     return {
         **{key: row[key] for key in ("name", "state", "steps", "asked", "doing", "problem")},
@@ -90,13 +89,16 @@ def news(course: Course, row: Table, since: int, points: int) -> Table:
         },
         "notes": [note for note in course.notes if note["step"] > since],
         "samples": thinned(sets, MOST_SAMPLES),
+        "baselines": baselines(course, config) if config else [],
+        "per_byte": per_byte(course, config),
     }
 
 
 def baselines(course: Course, config: Config) -> list[Table]:
     """Losses that mean something, in nats per token."""
-    record = Record.of(config, [])
-    found = [("uniform", record.uniform, "knowing nothing: every token alike")]
+    found = []
+    if config.model.vocab_size:  # else the tokenizer is still to be learned
+        found = [("uniform", Record.of(config, []).uniform, "knowing nothing: every token alike")]
     words = {
         "unigram": "knowing how often each token comes",
         "bigram": "knowing the token before",
@@ -123,7 +125,7 @@ async def events(
     since: Annotated[int, Query(ge=-1, le=LAST_STEP)] = -1,
     last_event_id: Annotated[str, Header()] = "",
 ) -> StreamingResponse:
-    """What is new, as it comes: each event has the fields of /learning but the baselines, of what is after the cursor.
+    """What is new, as it comes: each event has the fields of /learning, of what is after the cursor.
 
     A point of a step may come again (after a reconnection): it takes the place of the one that is there. With
     `back_to`, all after that step is forgotten first: the training went on from an earlier state.
@@ -164,7 +166,7 @@ class Listener:
         """What is new since the last time; None where nothing is."""
         if not self.path.is_dir():
             raise NoSuchRun(self.path.name)
-        course, row = course_of(self.path), standing(self.path)
+        course, row, config = course_of(self.path), standing(self.path), config_of(self.path)
         with course.lock:
             course.read()
             before, self.told = self.told, (row, course.again, course.lines)
@@ -172,7 +174,7 @@ class Listener:
                 return None
             is_another = course.step < self.cursor or (before is not None and before[1] != course.again)
             self.cursor = -1 if is_another else self.cursor
-            event = news(course, row, self.cursor, REPLACED_POINTS if is_another else EVENT_POINTS)
+            event = news(course, row, config, self.cursor, REPLACED_POINTS if is_another else EVENT_POINTS)
         self.cursor = event["cursor"]
         return event | ({"back_to": -1} if is_another else {})
 

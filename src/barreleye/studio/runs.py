@@ -154,7 +154,7 @@ def standing(path: Path) -> Table:
     except UnicodeEncodeError:
         row["problem"] = "its name is not UTF-8; rename the folder"
     except (OSError, ValueError) as error:
-        row["problem"] = printable(str(error))
+        row["problem"] = printable(str(error).replace(f"{path}/", ""))  # whoever looks knows which run it is
     return row
 
 

@@ -1,8 +1,8 @@
 /**
  * A text as its tokens, each as dark as it was surprising, or as much as it was looked at.
  *
- * data: {tokens: {id, text}[], loss?: (number | null)[] in nats, shares?: number[] from 0 to 1, hints?: string[],
- *        selected?: number}
+ * data: {tokens: {id, text}[], loss?: (number | null)[] in nats, shares?: number[] from 0 to 1, most?: the share that
+ *        is darkest (1), hints?: string[], selected?: number}
  * Tells "pick" {index}.
  */
 
@@ -34,7 +34,7 @@ export class TokenRow extends HTMLElement {
   }
 
   #draw() {
-    const { tokens, selected, shares, loss } = this.#data;
+    const { tokens, selected, shares, most = 1, loss } = this.#data;
     while (this.children.length > tokens.length) this.lastChild.remove();
     while (this.children.length < tokens.length) this.append(this.#button(this.children.length));
     tokens.forEach(({ text }, index) => {
@@ -42,7 +42,7 @@ export class TokenRow extends HTMLElement {
       button.textContent = text;
       button.setAttribute("aria-pressed", String(index === selected));
       button.tabIndex = index === (selected ?? 0) ? 0 : -1;
-      heat(button, shares ? shares[index] : (loss?.[index] ?? 0) / MOST_LOSS);
+      heat(button, shares ? shares[index] / most : (loss?.[index] ?? 0) / MOST_LOSS);
       button.setAttribute("aria-label", this.#words(button));
     });
   }

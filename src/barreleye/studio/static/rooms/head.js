@@ -3,7 +3,7 @@
 import { make } from "../elements/define.js";
 
 /**
- * @param {object} run its entry in the list
+ * @param {object | null} run its entry in the list; null where the room itself says how far it is
  * @param {import("../source.js").Info} info
  * @param {string} title
  * @param {string} words
@@ -15,7 +15,7 @@ export function roomHead(run, info, title, words) {
     `${config.n_layers} layers of ${config.n_heads} heads`,
     `width ${config.d_model}`,
     `sees ${config.context_length} tokens`,
-    ...(run.state === "learning" ? [`still learning, step ${run.step} of ${run.steps}`] : []),
+    ...(run?.state === "learning" ? ["still learning"] : []),
   ];
   const line = make("p", { class: "be-note" }, `${info.name}: ${about.join(" · ")}`);
   return make("header", { class: "st-head" }, make("h1", {}, title), make("p", {}, words), line);

@@ -26,7 +26,7 @@ export class LearningRoom extends HTMLElement {
     this.samples = new Samples();
     const words = "Loss is surprise: how little of its belief the model had put on what came next. Lower is better.";
     this.append(
-      roomHead(studio.run, info, "Learning", words),
+      roomHead(null, info, "Learning", words),
       make("div", { class: "be-card st-doing" }, make("div", { class: "st-run-going" }, this.progress, this.status), this.buttons.element),
       this.#compared(),
       this.#loss(),
