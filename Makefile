@@ -54,6 +54,8 @@ notebook: .venv/notebook  ## open the notebook
 # For developers -----------------------------------------------------------------------------------------------------
 
 test: lint  ## all that a change must pass: style, types, tests, and the wheel
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+		echo "SKIPPED: the pages in a browser, as Chromium is not installed (on Debian: apt-get install chromium)" >&2
 	$(BIN)/python -m pytest --durations=10
 	@$(MAKE) --no-print-directory test-wheel
 
@@ -65,7 +67,7 @@ lint: .venv/dev  ## style and types alone
 # The wheel in an environment of its own, which borrows the dependencies of .venv: a folder named in a .pth file is
 # searched last, and the .pth files in it (the editable install) are not read.
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-WHEEL_TESTS := $(wildcard tests/test_*.py) tests/data tests/inference
+WHEEL_TESTS := $(wildcard tests/test_*.py) tests/data tests/inference tests/export/test_joined.py tests/studio/test_app.py
 
 test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	rm -rf dist .venv-wheel
@@ -101,6 +103,8 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	@cat $(TABLE)
 	$(BIN)/python benchmarks/small_things.py --text $(TEXT_FILE)
 	$(BIN)/python benchmarks/look.py
+	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/studio.py $(RUN))
+	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/page.py $(RUN))
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/speed.py fish

@@ -78,8 +78,9 @@ MEASURE = """() => {
 
 @contextlib.contextmanager
 def studio(folder: Path) -> Iterator[str]:
+    """The studio over a folder, in a process of its own: the address that it prints."""
     command = [sys.executable, "-m", "barreleye", "studio", "--no-open", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().split()[-1]
@@ -100,12 +101,13 @@ def page_of(browser: Any, address: str, **look: Any) -> Iterator[Any]:
 
 
 def at(page: Any, route: str) -> None:
+    """A room, by its address."""
     page.evaluate("route => { location.hash = `#/${route}`; }", route)
     page.wait_for_selector("main:not([aria-busy]) h1")
-    page.wait_for_timeout(1500)
 
 
 def at_95(times: list[float]) -> float:
+    """The 95th percentile."""
     return sorted(times)[int(0.95 * (len(times) - 1))]
 
 
@@ -119,6 +121,7 @@ def measure(browser: Any, address: str, run: str) -> None:
         sizes = page.evaluate("() => performance.getEntriesByType('resource').map((each) => each.decodedBodySize)")
         print(f"page weight: {sum(sizes) / 1e3:,.0f} kB in {len(sizes)} files, of which nothing is from elsewhere")
         at(page, f"time/{quote(run)}")
+        page.wait_for_timeout(2000)
         page.evaluate(MEASURE)
         page.evaluate("measure.slider()")  # until the snapshots are in memory
         for what, words in (("hover", "numbers on hover"), ("head", "a head switched"), ("slider", "the slider moved")):
@@ -128,8 +131,7 @@ def measure(browser: Any, address: str, run: str) -> None:
 
 
 def photograph(browser: Any, address: str, run: str, folder: Path) -> None:
-    """Each room in each look, the whole page; then what a room says where there is nothing to show."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Each room in each look, the whole page."""
     for look, options in LOOKS.items():
         with page_of(browser, address, **options) as page:
             for room in ROOMS:
@@ -138,7 +140,11 @@ def photograph(browser: Any, address: str, run: str, folder: Path) -> None:
                     talk(page)
                 if room == "look":
                     page.click(".be-switch >> nth=8")
-                    page.wait_for_timeout(4000)
+                    page.click("text=Logit lens")
+                if room == "tour":
+                    page.click(".st-stops button >> nth=3")
+                page.mouse.move(0, 0)
+                page.wait_for_timeout(4000)  # until what streams is there
                 page.screenshot(path=folder / f"{room}-{look}.png", full_page=True)
 
 
@@ -150,32 +156,36 @@ def talk(page: Any) -> None:
         page.wait_for_selector(".be-log[aria-busy=false]")
     page.click(".be-said >> nth=-4")
     page.wait_for_selector("be-signed-bars li")
-    page.wait_for_timeout(500)
 
 
 def photograph_states(browser: Any, folder: Path, run: Run, pictures: Path) -> None:
-    """No run yet; a run that still learns; one without snapshots; one that is damaged."""
+    """What is said where there is little to show: no run yet; one that still learns, has no snapshots, is damaged."""
+
+    def picture(name: str) -> None:
+        page.wait_for_timeout(500)
+        page.screenshot(path=pictures / f"state-{name}.png", full_page=True)
+
     with studio(folder) as address, page_of(browser, address, **LOOKS["light"]) as page:
-        page.screenshot(path=pictures / "state-no-run.png", full_page=True)
         page.wait_for_selector(".st-form .be-main:enabled")
+        picture("no-run")
         page.select_option(".st-form [name=preset]", "tiny")
         page.fill(".st-form [name=name]", "young")
         page.press(".st-form [name=name]", "Enter")
         page.wait_for_selector(".st-status >> text=step")
         page.wait_for_function("() => document.querySelector('.st-loss').data?.lines[0]?.points.length > 60")
-        page.screenshot(path=pictures / "state-learning.png", full_page=True)
-        shutil.copytree(run.path, folder / "bare", ignore=shutil.ignore_patterns("snapshots", "state"))
-        shutil.copytree(run.path, folder / "torn", ignore=shutil.ignore_patterns("snapshots", "state"))
+        picture("learning")
+        shutil.copytree(run.path, folder / "bare", ignore=shutil.ignore_patterns("snapshots"))
+        shutil.copytree(run.path, folder / "torn", ignore=shutil.ignore_patterns("snapshots"))
         weights = folder / "torn" / "model" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
         page.reload()
         page.wait_for_selector("main h1")
         for route, name in (("runs", "runs"), ("time/bare", "no-snapshots"), ("talk/torn", "damaged")):
             at(page, route)
-            page.screenshot(path=pictures / f"state-{name}.png", full_page=True)
+            picture(name)
         at(page, "learning/young")
-        page.click("text=stop")
-        page.wait_for_selector(".st-status >> text=/stopped|finished/")
+        page.click("button >> text=stop")
+        page.wait_for_selector(".st-status >> text=/^(stopped|finished)/")
 
 
 def shrink(pictures: Path) -> None:
@@ -197,6 +207,7 @@ def main() -> None:
         with studio(run.path.parent) as address:
             measure(browser, address, run.path.name)
             if arguments.pictures:
+                arguments.pictures.mkdir(parents=True, exist_ok=True)
                 photograph(browser, address, run.path.name, arguments.pictures)
         if arguments.pictures:
             photograph_states(browser, Path(empty) / "runs", run, arguments.pictures)
