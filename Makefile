@@ -31,7 +31,7 @@ venv = $(PYTHON) -m venv --upgrade-deps $(1)
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
+.PHONY: help quickstart studio notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ quickstart: .venv/core  ## grow a fish and talk to it (STEPS=100: a shorter trai
 	for prompt in "hello" "what do you eat?" "are you afraid of the dark?"; do \
 		echo "> $$prompt"; $(BARRELEYE) chat $(RUN) --prompt "$$prompt" || exit; \
 	done
+
+studio: .venv/core  ## open the studio: grow, watch, talk and look on a page
+	@exec $(BARRELEYE) studio
 
 notebook: .venv/notebook  ## open the notebook
 	$(BIN)/jupyter lab notebooks
@@ -133,7 +136,7 @@ clean:  ## remove environments, builds and caches (the runs stay)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(call venv,.venv)
-	$(call install,.venv) --editable '.[report,fast]'
+	$(call install,.venv) --editable '.[report,fast,studio]'
 	@touch $@
 
 .venv/dev: .venv/core

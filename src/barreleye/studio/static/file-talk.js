@@ -138,7 +138,7 @@ export class TalkRoom {
       this.title,
       part("What could have come", "Outline: as the model learned it. Filled: as it is drawn, with these sliders.", this.bars),
       part("How it came about", "What the model would say if it ended after each block.", this.lens),
-      part("What it looked at", "Attention from the place before it, the mean of all heads; the most of it is darkest.", this.looked),
+      part("What it looked at", "Attention from the place before it, the mean of all heads, strongest where it looked most.", this.looked),
       part("What pushed for it", "What each head and MLP adds to its logit.", this.parts),
       this.more,
     );
