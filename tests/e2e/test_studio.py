@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from barreleye.lens.attribution import logit_lens
 from barreleye.lens.edits import edit, zero
 from barreleye.lens.view import look
 from barreleye.run import Run
@@ -298,6 +299,8 @@ def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, ad
         page.fill(".be-text", "how deep")
         page.click("be-attention-wall .be-switch >> nth=6")  # layer 1, head 2
         page.wait_for_selector(".be-compared")
+        page.click("text=Logit lens")
+        page.wait_for_selector("be-lens-grid td")
         page.wait_for_timeout(500)
         shown = json.loads(page.evaluate(SHOWN))
     subject = Run(folder / "small")
@@ -306,6 +309,9 @@ def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, ad
     assert shown["tokens"] == without.ids
     pattern = without["blocks.*.attn.hook_pattern"].flatten().tolist()
     assert shown["pattern"] == pytest.approx(pattern, abs=CLOSE)
+    lens = logit_lens(without)
+    assert shown["lens"] == lens.ids_NTK[..., 0].tolist()
+    assert shown["certain"] == [pytest.approx(row, abs=CLOSE) for row in lens.probs_NTK[..., 0].tolist()]
     for token, percents in shown["bars"]:
         before, after = (100 * float(view.probs_TV[-1, token]) for view in (whole, without))
         assert percents == pytest.approx([before, after], abs=0.6)  # as they are rounded
@@ -313,12 +319,15 @@ def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, ad
 
 SHOWN = """() => {
   const wall = document.querySelector("be-attention-wall").data;
+  const { lens } = document.querySelector("be-lens-grid").data;
+  const each = (what) => lens.map((row) => row.map((cell) => cell[what]));
   const tokens = document.querySelector(".be-look be-token-row").data.tokens.map(({id}) => id);
   const bars = [...document.querySelectorAll("be-probability-bars li")].map((line) => {
     const id = Number(/token (\\d+)/.exec(line.dataset.words)[1]);
     return [id, line.querySelector(".be-number").textContent.split("→").map((x) => parseFloat(x.replace("<", "")))];
   });
-  return JSON.stringify({tokens, pattern: [...wall.pattern.data], bars});
+  return JSON.stringify({tokens, pattern: [...wall.pattern.data], bars,
+    lens: each("id"), certain: each("probability")});
 }"""
 
 
