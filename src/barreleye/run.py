@@ -76,7 +76,7 @@ class Run:
         return tokenizer
 
     def load_model(self, device: str = "cpu", step: int | None = None) -> "Transformer":
-        """The model as last saved, or as it was at `step` (one of `snapshots()`), ready to talk. Raises ValueError for
+        """The model as last saved, or as it was at `step` (one of `steps()`), ready to talk. Raises ValueError for
         weights that are missing or damaged."""
         from barreleye.model.transformer import Transformer
 
@@ -90,7 +90,7 @@ class Run:
         from barreleye.model.huggingface import from_huggingface
 
         file = self.weights_file(step)
-        if step is not None:
+        if file.parent.name != "model":
             check_manifest(file.parent)
         theirs = read_tensors(file)
         try:
@@ -99,17 +99,22 @@ class Run:
             raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
 
     def weights_file(self, step: int | None = None) -> Path:
-        """Where they lie. Raises ValueError for a step that is none of `snapshots()`."""
-        if step is None:
+        """Where they lie. Raises ValueError for a step that is none of `steps()`."""
+        kept = self.snapshots()
+        if step is None or (step == self.step and (self.states() or step not in kept)):
             return self.path / "model" / "model.safetensors"
-        if step not in self.snapshots():
-            kept = ", ".join(map(str, self.snapshots())) or "none"
-            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {kept}")
+        if step not in kept:
+            choice = ", ".join(map(str, kept)) or "none"
+            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {choice}")
         return self.path / "snapshots" / str(step) / "model.safetensors"
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
         """Put the weights into the Hugging Face model folder, in one rename."""
         write_file(self.path / "model" / "model.safetensors", _safetensors(weights, self.config, "float32"))
+
+    def steps(self) -> list[int]:
+        """The steps that there are weights of: those kept on the way, and the last one saved; the newest is last."""
+        return sorted({*self.snapshots(), self.step})
 
     def snapshots(self) -> list[int]:
         """The steps whose weights were kept, the first one first."""

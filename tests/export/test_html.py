@@ -411,7 +411,7 @@ def test_what_cannot_be_is_one_line(pages, all_runs, learned, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="is there already"):
         export_html(all_runs["vanilla"], tmp_path / "folder")
-    with pytest.raises(ValueError, match="kept 0 snapshots before its newest weights, not 2"):
+    with pytest.raises(ValueError, match="kept 0 moments before its newest weights, not 2"):
         export_html(all_runs["vanilla"], tmp_path / "page.html", 2)
     with pytest.raises(ValueError, match="must be at least 0"):
         moments(learned, -1)

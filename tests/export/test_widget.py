@@ -57,5 +57,5 @@ def test_a_cell_talks_looks_and_travels(run):
 
 
 def test_what_cannot_be_shown_is_said(run):
-    with pytest.raises(ValueError, match="snapshots before its newest"):
+    with pytest.raises(ValueError, match="moments before its newest"):
         widget(run, snapshots=99)

@@ -76,15 +76,6 @@ def test_the_page_itself_is_there(client):
         assert client.get(f"/{file.relative_to(pages.STATIC).as_posix()}").status_code == 200
 
 
-def test_the_curves_are_drawn_by_what_is_installed(client, monkeypatch):
-    pytest.importorskip("plotly")
-    answer = client.get("/plotly.js")
-    assert answer.headers["content-type"] == "text/javascript; charset=utf-8" and "plotly.js v" in answer.text[:300]
-    monkeypatch.setattr(pages, "find_spec", lambda name: None)
-    missing = client.get("/plotly.js")
-    assert missing.status_code == 404 and "pip install 'barreleye[report]'" in missing.json()["error"]
-
-
 def test_a_fault_of_the_studios_own_is_a_line_too(client, monkeypatch):
     monkeypatch.setattr(runs, "entries", lambda folder: 1 / 0)
     client._transport.raise_server_exceptions = False

@@ -16,7 +16,7 @@ def test_the_key_in_the_address_becomes_a_cookie_that_no_script_and_no_other_pag
     assert stranger.get("/api/runs").json() == []  # which the client sends now
 
 
-@pytest.mark.parametrize("path", ["/", "/api/runs", "/plotly.js", "/studio.js", "/nothing", "/api/runs/a/events"])
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/studio.js", "/nothing", "/api/runs/a/events"])
 @pytest.mark.parametrize("key", [{}, {TOKEN_HEADER: "wrong"}, {TOKEN_HEADER: "é" * 43}, {"cookie": "barreleye-8123=x"}])
 def test_nothing_is_told_without_the_key(stranger, path, key):
     headers = {name: value.encode("latin-1") for name, value in key.items()}
@@ -46,6 +46,19 @@ def test_the_key_in_the_address_opens_the_page_alone(stranger):
 def test_a_cookie_of_another_studio_is_none_of_ours(stranger):
     assert stranger.get("/api/runs", headers={"cookie": f"barreleye-9999={TOKEN}"}).status_code == 403
     assert stranger.get("/api/runs", headers={"cookie": 'barreleye-8123="; =;;'}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "other", ['theme={"a":1}', "a[b]=1", "x@y=1", "a=b c", "flag", "name=José", "barreleye-9999=x", 'q="unclosed']
+)
+def test_a_cookie_of_any_other_program_is_in_nobodys_way(stranger, other):
+    headers = {"cookie": f"{other}; barreleye-8123={TOKEN}".encode("latin-1")}
+    assert stranger.get("/api/runs", headers=headers).status_code == 200
+
+
+def test_what_asks_for_another_protocol_is_refused(client):
+    answer = client.get("/api/runs", headers={"upgrade": "websocket", "connection": "upgrade"})
+    assert answer.status_code == 400 and "plain HTTP" in answer.json()["error"]
 
 
 HOSTS = "evil.example evil.example:8123 127.0.0.1 127.0.0.1:80 127.0.0.1:8124 localhost [::1]:8123 127.1:8123"

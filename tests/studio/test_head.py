@@ -360,9 +360,37 @@ def test_no_more_is_kept_than_there_is_room_for(runs):
 def test_the_other_snapshots_are_opened_meanwhile(runs):
     run, opened = runs["fish"], Opened()
     opened.subject(run, 0)
-    opened._open_snapshots(run)
+    opened._open_snapshots(run, run.snapshots())
     assert opened.bytes == len(run.snapshots()) * size_of(opened.subject(run, 0))
     few = Opened(most_bytes=2 * size_of(opened.subject(run, 0)))
     kept = few.subject(run, 24)
-    few._open_snapshots(run)
+    few._open_snapshots(run, run.snapshots())
     assert few.subject(run, 24).model is kept.model, "what is looked at makes no room for what may be"
+    ending = Opened()
+    ending.leaving.set()
+    ending._open_snapshots(run, run.snapshots())
+    assert ending.bytes == 0, "who leaves is not waited for"
+
+
+def test_snapshots_are_opened_ahead_once(runs, monkeypatch):
+    run, opened, asked = runs["fish"], Opened(), []
+    monkeypatch.setattr(opened, "_open_snapshots", lambda run, steps: asked.append(steps))
+    for _ in range(3):
+        opened.ahead(run)
+    assert asked == [run.snapshots()]
+
+
+def test_each_step_is_answered_with_the_weights_of_that_step(client, runs):
+    """A training that was killed after a snapshot, and before it saved; and one that is between two snapshots."""
+    there = client.app.state.folder / "killed"
+    shutil.copytree(runs["fish"].path, there)
+    killed = Run(there)
+    newest, *_ = sorted(killed.snapshots(), reverse=True)
+    shutil.rmtree(there / "state" / str(newest))
+    (there / "state" / "17").mkdir(parents=True)
+    assert killed.steps()[-1] == newest and 17 in killed.steps() and 17 not in killed.snapshots()
+    assert client.get("/api/runs/killed").json()["steps"] == killed.steps()
+    for step, subject in ((17, killed), (newest, (killed.load_model(step=newest), killed.tokenizer))):
+        answer = client.post("/api/runs/killed/look", json=dict(ids=[1, 2, 3], want=["logits"], step=step))
+        found = decode(answer.content)[1]["logits"]
+        assert found.flatten().tolist() == pytest.approx(look(subject, [1, 2, 3]).logits_TV[-1].tolist(), abs=1e-4)

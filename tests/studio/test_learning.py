@@ -155,6 +155,14 @@ def fish(folder, runs):
     return Run(path)
 
 
+def test_names_in_a_record_can_be_sent(letters, client):
+    with (letters.path / "metrics.jsonl").open("a") as record:
+        record.write(
+            '{"step": 5, "probe": {"\\ud800": 1.0}, "held_out": {"\\ud801": {"loss": 1.0, "bits_per_byte": 2.0}}}\n'
+        )
+    assert client.get("/api/runs/letters/learning").status_code == 200
+
+
 def test_what_was_recorded_comes_as_curves_notes_and_samples(client, fish):
     found = client.get("/api/runs/fish/learning").json()
     lines = fish.metrics()

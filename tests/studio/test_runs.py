@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from urllib.parse import quote
 
 import pytest
 
@@ -125,6 +126,42 @@ def test_a_folder_whose_name_is_not_utf_8_spoils_nothing(client, letters):
         pytest.skip("the file system has no such names")
     (row,) = client.get("/api/runs").json()
     assert row["state"] == "corrupt" and "UTF-8" in row["problem"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"step": Infinity, "loss": 1.0, "grad_norm": 1.0}', '{"step": 3, "loss": 1%s, "grad_norm": 1}' % ("0" * 400)],
+)
+def test_a_figure_that_is_none_in_one_record_spoils_nothing(client, letters, line):
+    with (letters.path / "metrics.jsonl").open("a") as record:
+        record.write(line + "\n")
+    assert client.get("/api/runs").json()[0]["name"] == "letters"
+    assert client.get("/api/runs/letters/learning").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["two  spaces", " begins", "a\tb", "a\nb"])
+def test_a_run_is_opened_by_the_name_that_it_is_listed_by(client, letters, name):
+    letters.path.rename(letters.path.parent / name)
+    (row,) = client.get("/api/runs").json()
+    assert client.get(f"/api/runs/{quote(row['name'])}").json()["state"] == "finished"
+
+
+def test_what_is_in_the_way_is_said(client, letters):
+    (letters.path / "metrics.jsonl").unlink()
+    (letters.path / "metrics.jsonl").mkdir()
+    refused(client.get("/api/runs/letters/learning"), 409)
+
+
+def test_a_run_without_its_states_is_what_its_record_says(client, letters):
+    shutil.rmtree(letters.path / "state")
+    (row,) = client.get("/api/runs").json()
+    assert row["state"] == "finished" and row["ways"] == []
+    record = letters.path / "metrics.jsonl"
+    lines = [line for line in record.read_text().splitlines() if json.loads(line)["step"] < 9]
+    record.write_text("\n".join(lines) + "\n")
+    (row,) = client.get("/api/runs").json()
+    assert row["state"] == "stopped" and row["ways"] == [] and "not gone on with" in row["problem"]
+    assert "no saved state" in refused(client.post("/api/runs/letters/resume"), 409)
 
 
 @pytest.mark.parametrize("name", ["none", "%2e%2e", "letters%2f..", "letters%00", "LETTERS", "letters ", "*"])
@@ -316,6 +353,7 @@ def test_no_process_is_signalled_that_only_bears_the_number(letters, signals):
 
 HOLD = """
 import sys
+from urllib.parse import quote
 from pathlib import Path
 from barreleye.files import lock_file
 file = Path(sys.argv[1]).open("a+b")

@@ -122,6 +122,17 @@ def test_a_training_that_cannot_begin_says_why_and_makes_room(client, folder, te
     assert becomes(client, "first", "finished")["problem"] is None
 
 
+def test_a_training_that_was_killed_while_it_prepared_is_shown_until_it_is_put_away(client, folder, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    client.post("/api/runs", json=dict(name="first", text=str(tmp_path / "empty.txt"), **SHAPE))
+    becomes(client, "first", "stopped")
+    (folder / "first" / "cache" / trainings.LOG).write_bytes(b"")  # as SIGKILL leaves it
+    row = row_of(client, "first")
+    assert row["state"] == "stopped" and "killed" in row["problem"] and row["ways"] == ["stop"]
+    assert client.post("/api/runs/first/stop").status_code == 200
+    assert row_of(client, "first") is None
+
+
 def test_a_training_whose_loss_is_no_number_says_so(client, folder, text):
     wild = SHAPE | dict(steps=400, learning_rate=1e6, muon_rate=1e6, optimizer="adamw", clip=0.0, warmup_steps=0)
     client.post("/api/runs", json=dict(name="wild", text=text, schedule="constant", **wild))
@@ -136,7 +147,7 @@ def test_a_training_that_has_not_begun_to_learn_is_ended_at_once(client, folder,
     client.post("/api/runs", json=dict(name="early", text=text, steps=100_000, **SHAPE))
     if not trainings.is_learning(folder / "early"):
         answer = client.post("/api/runs/early/pause")
-        assert answer.status_code == 409 and "not learning yet" in answer.json()["error"]
+        assert answer.status_code == 409 and "prepares its data" in answer.json()["error"]
     client.post("/api/runs/early/stop")
     until(lambda: not trainings.is_live(folder / "early"))
     assert row_of(client, "early") is None or row_of(client, "early")["state"] == "stopped"

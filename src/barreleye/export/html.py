@@ -43,9 +43,9 @@ def export_html(run: Run, out: Path, snapshots: int = 0) -> list[Path]:
 
 def embedded(run: Run, snapshots: int = 0) -> tuple[dict[str, Any], dict[int, bytes]]:
     """What the page must know of the run, and the packed weights of each step; raises ValueError as `export_html`."""
-    newest = max([*run.snapshots(), run.step])
+    *_, newest = run.steps()
     steps = [*moments(run, snapshots), newest]
-    shapes, data = pack(plain_weights.load_weights(run.weights_file(), run.config.model))
+    shapes, data = pack(plain_weights.load_weights(run.weights_file(newest), run.config.model))
     if (size := 4 / 3 * len(data) * len(steps)) > LARGEST_PAGE:
         raise ValueError(f"a page of {size / 2**20:.0f} MiB is more than a browser opens")
     packed = {
@@ -58,12 +58,9 @@ def moments(run: Run, count: int) -> list[int]:
     """That many of the steps whose weights were kept, before the newest: the first one, and the others evenly."""
     if count < 0:
         raise ValueError(f"--snapshots must be at least 0, not {count}")
-    newest = max([*run.snapshots(), run.step])
-    kept = [step for step in run.snapshots() if step != newest]
+    *kept, _ = run.steps()
     if count > len(kept):
-        raise ValueError(
-            f"{run.path} kept {len(kept)} snapshots before its newest weights, not {count}; give that many"
-        )
+        raise ValueError(f"{run.path} kept {len(kept)} moments before its newest weights, not {count}; give that many")
     return [kept[round(i * (len(kept) - 1) / max(count - 1, 1))] for i in range(count)]
 
 

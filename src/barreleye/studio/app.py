@@ -16,7 +16,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from barreleye.studio import carry, data, head, learning, pages, runs
-from barreleye.studio.guard import Guard
+from barreleye.studio.guard import HEADERS, Guard
+from barreleye.studio.opened import OPENED
 from barreleye.studio.refusals import add_refusals, refused
 from barreleye.studio.trainings import WrongState
 
@@ -44,8 +45,10 @@ def make_app(folder: Path, token: str) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Whoever listens is let go when it ends; the trainings stay."""
     app.state.leaving.clear()
+    OPENED.leaving.clear()
     yield
     app.state.leaving.set()
+    OPENED.leaving.set()
 
 
 async def _wrong_state(request: Request, error: Exception) -> JSONResponse:
@@ -54,7 +57,9 @@ async def _wrong_state(request: Request, error: Exception) -> JSONResponse:
 
 async def _own_fault(request: Request, error: Exception) -> JSONResponse:
     """Not the person's: the terminal has the rest."""
-    return refused(500, f"the studio failed at this ({type(error).__name__}); what it said stands in its terminal")
+    answer = refused(500, f"the studio failed at this ({type(error).__name__}); what it said stands in its terminal")
+    answer.headers.update(HEADERS)  # it is sent past the guard
+    return answer
 
 
 def serve(folder: Path, port: int = 0, open_page: bool = True) -> None:

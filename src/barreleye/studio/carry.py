@@ -1,13 +1,12 @@
 """The route of what one takes away: a run as one page that needs no studio."""
 
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from barreleye.export.html import export_html
+from barreleye.export.html import embedded, page
+from barreleye.studio.head import computing
 from barreleye.studio.names import run_named
 
 MOST_SNAPSHOTS = 20
@@ -19,8 +18,7 @@ router = APIRouter()
 def file(name: str, request: Request, snapshots: Annotated[int, Query(ge=0, le=MOST_SNAPSHOTS)] = 0) -> Response:
     """What `barreleye export html` writes, to be kept as NAME.html."""
     run = run_named(request.app.state.folder, name)
-    with tempfile.TemporaryDirectory() as folder:
-        (written,) = export_html(run, Path(folder) / "page.html", snapshots)
-        page = written.read_bytes()
+    with computing:
+        text = page(*embedded(run, snapshots))
     # The page may not be opened from here: it brings scripts of its own, which this address does not allow.
-    return Response(page, media_type="text/html", headers={"Content-Disposition": "attachment"})
+    return Response(text, media_type="text/html", headers={"Content-Disposition": "attachment"})

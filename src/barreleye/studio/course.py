@@ -4,6 +4,7 @@ points are given as can be drawn, the lowest and the highest of each stretch, so
 import json
 import math
 import operator
+import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +94,7 @@ class Course:
         """Take in what is new. A last line that is torn, or being written, waits for its end."""
         try:
             with self.file.open("rb") as file:
-                status = self.file.stat()
+                status = os.fstat(file.fileno())  # of this very file: another may have taken its place
                 which = status.st_dev, status.st_ino
                 file.seek(max(0, self._at - len(self._before)))
                 known = not self._at or (which == self._which and file.read(len(self._before)) == self._before)
@@ -164,12 +165,14 @@ class Course:
         """A held-out loss, and how it comes to bits per byte."""
         for part, score in scores.items() if isinstance(scores, dict) else ():
             if isinstance(score, dict):
+                part = text_of(part)
                 loss, bits = (number(score.get(name)) for name in ("loss", "bits_per_byte"))
                 self._put(f"{key}.{part}", step, loss)
                 if loss > 0 and math.isfinite(bits / loss):
                     self.per_byte[part] = bits / loss
 
     def _put(self, name: str, step: int, value: Any) -> None:
+        name = text_of(name)
         if name not in self.series:
             self.series[name] = Series()
         self.series[name].add(step, number(value))

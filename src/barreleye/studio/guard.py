@@ -5,11 +5,11 @@ A page from elsewhere can send requests to 127.0.0.1 too. What it cannot do is s
 """
 
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,6 +63,8 @@ class Guard:
             return refused(403, "another page may not ask the studio")
         if any(site not in FROM_HERE for site in headers.getlist("sec-fetch-site")):
             return refused(403, f"another page may not ask the studio; {OPEN_IT}")
+        if "upgrade" in headers:
+            return refused(400, "the studio speaks plain HTTP")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             return refused(400, "content-length is no number")
@@ -108,11 +110,8 @@ def cookie_name(scope: Scope) -> str:
 
 
 def cookie_of(headers: Headers, name: str) -> str:
-    try:
-        cookies = SimpleCookie("; ".join(headers.getlist("cookie")))
-    except CookieError:
-        return ""
-    return cookies[name].value if name in cookies else ""
+    """As a browser reads them: others of this host, which may be of any form, are passed over."""
+    return cookie_parser("; ".join(headers.getlist("cookie"))).get(name, "")
 
 
 def token_in(query: bytes) -> str | None:

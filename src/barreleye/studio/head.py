@@ -101,10 +101,10 @@ class TalkRequest(Request_):
 
 
 def subject_at(request: Request, name: str, step: int | None) -> Subject:
-    """The model of a run at a step. Where a step is asked for, others will be."""
+    """The model of a run at a step. Where an earlier one is asked for, others will be."""
     run = run_named(request.app.state.folder, name)
     subject = OPENED.subject(run, step)
-    if step is not None:
+    if step not in (None, run.step):
         OPENED.ahead(run)
     return subject
 

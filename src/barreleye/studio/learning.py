@@ -18,7 +18,7 @@ from barreleye.config import SECTIONS, Config
 from barreleye.studio.course import LAST_STEP, Course, number, thinned
 from barreleye.studio.frames import to_line
 from barreleye.studio.names import NoSuchRun
-from barreleye.studio.runs import config_of, entry_named, printable, standing
+from barreleye.studio.runs import config_of, entry_of, printable, standing
 from barreleye.training.record import Record
 
 MOST_POINTS = 20_000
@@ -67,7 +67,7 @@ def learning(
 ) -> Response:
     """What was recorded after a step. `cursor`: where /events goes on; `per_byte`: bits per byte that a nat per token
     comes to."""
-    path = entry_named(request.app.state.folder, name)
+    path = entry_of(request, name)
     course, row, config = course_of(path), standing(path), config_of(path)
     with course.lock:
         course.read()
@@ -130,7 +130,7 @@ async def events(
     A point of a step may come again (after a reconnection): it takes the place of the one that is there. With
     `back_to`, all after that step is forgotten first: the training went on from an earlier state.
     """
-    path = await run_in_threadpool(entry_named, request.app.state.folder, name)
+    path = await run_in_threadpool(entry_of, request, name)
     cursor = int(last_event_id) if re.fullmatch(r"-1|[0-9]{1,12}", last_event_id) else since
     return StreamingResponse(stream(path, cursor, request), media_type="text/event-stream")
 
@@ -190,7 +190,7 @@ def compare(request: Request, runs: Annotated[list[str], Query(max_length=MOST_C
         raise ValueError("runs: name two or more, with commas between them")
     configs: dict[str, Config] = {}
     for name in names:
-        config = config_of(entry_named(request.app.state.folder, name))
+        config = config_of(entry_of(request, name))
         if config is None:
             raise ValueError(f"{name}: its configuration cannot be read")
         configs[name] = config

@@ -6,15 +6,15 @@ from collections import OrderedDict
 from pathlib import Path
 
 from barreleye.data.tokenizer import FILE_NAME, Tokenizer
-from barreleye.lens.subject import Subject, saved_ns
+from barreleye.lens.subject import Subject
 from barreleye.lens.timeline import with_weights
 from barreleye.run import Run
 
 MOST_BYTES = 2**30  # of weights: the default fish at every snapshot
 MOST_TOKENIZERS = 8
 
-Key = tuple[Path, int | None, int]
-"""A run's folder, a step, and when its weights were saved: a step may be learned again."""
+Key = tuple[Path, int | None, tuple[int, ...]]
+"""A run's folder, a step, and which files its weights and its configuration are: a step may be learned again."""
 
 
 class Opened:
@@ -26,11 +26,12 @@ class Opened:
         self._tokenizers: OrderedDict[tuple[Path, int], Tokenizer] = OrderedDict()
         self._looking, self._opening = threading.Lock(), threading.RLock()
         self._ahead: dict[Path, list[int]] = {}  # the snapshots of each run that were opened ahead, or are being
+        self.leaving = threading.Event()  # nothing more is opened ahead
 
     def subject(self, run: Run, step: int | None = None) -> Subject:
         """As last saved, or as it was at one of `run.snapshots()`. Raises ValueError where there is no such step, or it
         is damaged."""
-        key = run.path, step, saved_ns(run, step)
+        key = run.path, step, (*which(run.weights_file(step)), *which(run.path / "config.toml"))
         if (found := self._find(key)) is not None:
             return found
         with self._opening:
@@ -56,12 +57,13 @@ class Opened:
             if self._ahead.get(run.path) == steps:
                 return
             self._ahead[run.path] = steps
-        threading.Thread(target=self._open_snapshots, args=[run, steps], daemon=True).start()
+        # Not a daemon: one that ends with the interpreter while torch computes aborts the process.
+        threading.Thread(target=self._open_snapshots, args=[run, steps]).start()
 
     def _open_snapshots(self, run: Run, steps: list[int]) -> None:
         for step in steps:
             size = max((size_of(subject) for subject in self._of(run)), default=0)
-            if self.bytes + size > self.most_bytes:
+            if self.leaving.is_set() or self.bytes + size > self.most_bytes:
                 return
             with contextlib.suppress(ValueError):  # the page will ask for it, and be told
                 self.subject(run, step)
@@ -95,6 +97,14 @@ class Opened:
             while len(self._subjects) > 1 and sum(map(size_of, self._subjects.values())) > self.most_bytes:
                 self._subjects.popitem(last=False)
         return subject
+
+
+def which(file: Path) -> tuple[int, ...]:
+    """Another one for a file that was written anew, or put in its place."""
+    if not file.exists():
+        return ()
+    status = file.stat()
+    return status.st_mtime_ns, status.st_ino
 
 
 def size_of(subject: Subject) -> int:

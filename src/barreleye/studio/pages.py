@@ -1,8 +1,7 @@
-"""The files of the page, and plotly.js out of the package that is installed."""
+"""The files of the page."""
 
 import hashlib
 from email.utils import formatdate
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
@@ -24,19 +23,11 @@ TYPES = {
 router = APIRouter()
 
 
-@router.api_route("/plotly.js", methods=["GET", "HEAD"], include_in_schema=False)
-def plotly(request: Request) -> Response:
-    """The one that plotly's own pages load."""
-    spec = find_spec("plotly")
-    file = Path(spec.origin).parent / "package_data" / "plotly.min.js" if spec and spec.origin else None
-    if file is None or not file.is_file():
-        raise HTTPException(404, "curves need plotly: pip install 'barreleye[report]'")
-    return whole(file, request)
-
-
 @router.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
 def page(path: str, request: Request) -> Response:
     """A file of the page: one of those that are there, by its name. A path is compared, never followed."""
+    if path.startswith("api/"):  # a question that no room answers in this way
+        raise HTTPException(405 if request.method == "HEAD" else 404, f"there is no {path[:100]!r} here")
     wanted = path or "index.html"
     for file in STATIC.rglob("*"):
         if file.relative_to(STATIC).as_posix() == wanted and file.suffix in TYPES and file.is_file():

@@ -1,5 +1,8 @@
 """Whatever is refused, in one line: `{"error": "..."}`."""
 
+import errno
+from pathlib import Path
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,11 +14,13 @@ LONGEST = 1000  # characters of a line
 
 
 def add_refusals(app: FastAPI) -> None:
-    """400 for what a caller gave (a ValueError says what is wrong with it), 404 for a run that is not there."""
+    """400 for what a caller gave (a ValueError says what is wrong), 404 for a run that is not there, 409 and 507
+    for files that are in the way, or do not fit on the disk."""
     app.add_exception_handler(ValueError, _wrong)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(NoSuchRun, _missing)
     app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(OSError, _of_the_disk)
 
 
 def refused(status: int, error: str) -> JSONResponse:
@@ -30,6 +35,12 @@ async def _wrong(request: Request, error: Exception) -> JSONResponse:
 
 async def _missing(request: Request, error: Exception) -> JSONResponse:
     return refused(404, str(error))
+
+
+async def _of_the_disk(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    where = Path(error.filename).name if isinstance(error.filename, str) else "the disk"
+    return refused(507 if error.errno == errno.ENOSPC else 409, f"{where}: {error.strerror or error}")
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -20,7 +20,7 @@ from barreleye.data.sheet_file import load_persona, persona_names, sheet_path
 from barreleye.files import tensor_shapes
 from barreleye.run import MAY_CHANGE, MAY_MOVE, Run, check_free
 from barreleye.studio import trainings
-from barreleye.studio.names import NoSuchRun
+from barreleye.studio.names import NoSuchRun, entry_named, is_run, run_named
 from barreleye.studio.opened import OPENED
 from barreleye.training.grow import free_name, plan
 
@@ -49,7 +49,7 @@ def runs(request: Request) -> list[Table]:
 @router.get("/api/runs/{name}")
 def run(name: str, request: Request) -> Table:
     """One run: how it stands, its shape, all its knobs, and the steps that can be looked at."""
-    path = entry_named(request.app.state.folder, name)
+    path = entry_of(request, name)
     row = standing(path)
     sampling = {key: getattr(Sampling(), key) for key in SAMPLING}
     config = config_of(path)
@@ -62,11 +62,10 @@ def run(name: str, request: Request) -> Table:
     if not (path / "config.toml").is_file():
         return about
     opened = Run(path)
-    snapshots = opened.snapshots()
     about |= {
         "characters": opened.characters,
-        "snapshots": snapshots,
-        "steps": sorted({*snapshots, max(opened.step, *snapshots, 0)}),
+        "snapshots": opened.snapshots(),
+        "steps": opened.steps(),
     }
     with contextlib.suppress(ValueError):  # a damaged one's problem is said already
         about["kind"] = "text" if OPENED.tokenizer(opened).chat is None else "chat"
@@ -107,22 +106,22 @@ def characters() -> list[Table]:
 
 def entries(folder: Path) -> list[Path]:
     """The runs of a folder, those included that are only being begun, or could not be."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return [path for path in found if (path / "config.toml").is_file() or is_begun(path)]
+    return [path for path in (folder.iterdir() if folder.is_dir() else ()) if is_entry(path)]
+
+
+def is_entry(path: Path) -> bool:
+    return is_run(path) or is_begun(path)
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a studio begins a run here, or failed to, and nobody said to stop it."""
-    there = path.is_dir() and trainings.planned(path) is not None
-    return there and (trainings.is_live(path) or bool(trainings.complaint(path)))
+    """Whether a studio begins a run here, or could not, and nobody said to stop it."""
+    there = trainings.planned(path) is not None
+    return there and (trainings.is_live(path) or not trainings.was_stopped(path))
 
 
-def entry_named(folder: Path, name: str) -> Path:
+def entry_of(request: Request, name: str) -> Path:
     """As `names.run_named`; but one that is only being begun, or is damaged, is found too."""
-    for path in entries(folder):
-        if path.name == name:
-            return path
-    raise NoSuchRun(f"there is no run {name[:100]!r} here")
+    return entry_named(request.app.state.folder, name, is_entry)
 
 
 def config_of(path: Path) -> Config | None:
@@ -145,15 +144,24 @@ def made_at(path: Path) -> int:
 
 
 def standing(path: Path) -> Table:
-    """A line of the list. `asked`: pause or stop, while a training does not yet do it. `doing`: that in words."""
+    """A line of the list. `asked`: pause or stop, while a training does not yet do it. `doing`: that in words. `ways`:
+    what can be asked of it."""
     row: Table = dict.fromkeys(("step", "steps", "kind", "source", "parameters", "loss", "problem"))
-    row = {"name": printable(path.name), "state": "corrupt", **row, "asked": "", "doing": ""}
+    row = {
+        "name": path.name.encode("utf-8", "backslashreplace").decode(),
+        "state": "corrupt",
+        **row,
+        "asked": "",
+        "doing": "",
+        "ways": [],
+    }
     try:
         path.name.encode()
         row |= _standing(path)
+        row["ways"] = ways(path, row["state"])
     except UnicodeEncodeError:
         row["problem"] = "its name is not UTF-8; rename the folder"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ArithmeticError) as error:
         row["problem"] = printable(str(error).replace(f"{path}/", ""))  # whoever looks knows which run it is
     return row
 
@@ -182,10 +190,24 @@ def _standing(path: Path) -> Table:
     if live:
         asked = trainings.asked(path)
         return row | {"state": "learning", "asked": asked, "doing": doing(learning, saved is None, asked)}
-    problem = complaint or (abrupt(step, saved) if saved is not None else "")
-    never = saved is None or not any((path / "state").glob("[0-9]*"))
-    stopped = never or bool(complaint) or trainings.was_stopped(path)
+    if saved is None:
+        problem = complaint or "it ended before it learned anything (killed, or the machine went down)"
+    elif not opened.states():
+        if step >= config.train.steps:
+            return row | {"state": "finished"}
+        problem = complaint or "none of its states is there: it can be looked at, but not gone on with"
+    else:
+        problem = complaint or abrupt(step, saved)
+    stopped = saved is None or not opened.states() or bool(complaint) or trainings.was_stopped(path)
     return row | {"state": "stopped" if stopped else "paused", "problem": printable(problem) or None}
+
+
+def ways(path: Path, state: str) -> list[str]:
+    if state != "stopped":
+        return {"learning": ["pause", "stop"], "paused": ["resume", "stop"]}.get(state, [])
+    if not is_run(path):
+        return ["stop"]  # is not listed any more
+    return ["resume"] if Run(path).states() else []
 
 
 def doing(learning: bool, new: bool, asked: str) -> str:
@@ -223,7 +245,7 @@ def latest(path: Path) -> tuple[int, float | None]:
             lines = record.read().split(b"\n")[bool(length > size) :]
         for line in reversed(lines):
             if b'"loss"' in line and b'"grad_norm"' in line:
-                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
                     found = json.loads(line)
                     return int(found["step"]), finite_number(found["loss"])
         if size >= min(length, LONGEST_TAIL):
@@ -265,15 +287,15 @@ def begin(form: Annotated[dict[str, Any], Body()], request: Request) -> Table:
             raise
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        except OSError as error:
-            raise HTTPException(422, f"{error.filename or folder}: {error.strerror or error}") from None
     return {"name": path.name}
 
 
 def understood(folder: Path, form: Table) -> tuple[Path, Config, Table, str | None, Table]:
     """A form as a run folder and the arguments of `trainings.begin`. Raises ValueError as the command line would."""
     given = {key: value for key in GIVEN if (value := form.pop(key, None)) not in (None, "", [])}
-    preset, name, earlier = (form.pop(key, None) or None for key in ("preset", "name", "from_run"))
+    preset, name, earlier = (
+        None if (value := form.pop(key, None)) == "" else value for key in ("preset", "name", "from_run")
+    )
     for key, value in {**given, "preset": preset, "name": name, "from_run": earlier}.items():
         if key == "chats" and isinstance(value, list) and all(isinstance(file, str) for file in value):
             continue
@@ -283,7 +305,7 @@ def understood(folder: Path, form: Table) -> tuple[Path, Config, Table, str | No
     check_knobs(options)
     if isinstance(given.get("chats"), str):
         given["chats"] = [given["chats"]]
-    source = Run(entry_named(folder, earlier)) if earlier else None
+    source = run_named(folder, earlier) if earlier else None
     config = plan({key: given.get(key) for key in GIVEN}, preset, source, options)
     if config.data.kind in ("persona", "mix"):
         for character in parse_mix(config.data.source) if config.data.kind == "mix" else config.data.sources:
@@ -316,17 +338,19 @@ def checked(name: str) -> str:
 @router.post("/api/runs/{name}/pause")
 def pause(name: str, request: Request) -> Table:
     """The training saves after the step at hand, and leaves."""
-    path = entry_named(request.app.state.folder, name)
+    path = entry_of(request, name)
     trainings.pause(path)
     return standing(path)
 
 
 @router.post("/api/runs/{name}/stop")
 def stop(name: str, request: Request) -> Table:
-    """The same, and it is not offered to go on. One that is paused is only no longer offered."""
-    path = entry_named(request.app.state.folder, name)
-    if (state := standing(path)["state"]) not in ("learning", "paused"):
-        raise trainings.WrongState(f"{path.name} does not learn: it is {state}")
+    """The same, and it is not offered to go on. One that is paused is only no longer offered; one that learned nothing
+    is no longer listed."""
+    path = entry_of(request, name)
+    row = standing(path)
+    if "stop" not in row["ways"]:
+        raise trainings.WrongState(f"{path.name} does not learn: it is {row['state']}")
     trainings.stop(path)
     return standing(path)
 
@@ -334,7 +358,7 @@ def stop(name: str, request: Request) -> Table:
 @router.post("/api/runs/{name}/resume")
 def resume(name: str, request: Request, form: Annotated[dict[str, Any] | None, Body()] = None) -> Table:
     """`train --resume`: bit for bit as if it had never stopped. `steps`, and what else may change, in the form."""
-    path = entry_named(request.app.state.folder, name)
+    path = entry_of(request, name)
     row, options = standing(path), {key: value for key, value in (form or {}).items() if value is not None}
     if row["state"] in ("learning", "imported", "corrupt"):
         raise trainings.WrongState(f"{path.name} cannot go on: it is {row['state']}")
@@ -345,6 +369,8 @@ def resume(name: str, request: Request, form: Annotated[dict[str, Any] | None, B
     if not (path / "config.toml").is_file():
         raise trainings.WrongState(f"{path.name} has learned nothing yet; begin it again")
     opened = Run(path)
+    if not opened.states():
+        raise trainings.WrongState(f"{path.name} has no saved state to go on from; begin a new run")
     wanted = dataclasses.replace(opened.config.train, **options)
     if opened.step >= wanted.steps:
         raise trainings.WrongState(f"{path.name} has learned {opened.step} steps already; give it more steps to go on")

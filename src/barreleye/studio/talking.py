@@ -25,11 +25,11 @@ class Overheard:
         if edits and self.config.n_heads * self.config.context_length**2 > MOST_SCORES:
             raise ValueError(f"with a context of {self.config.context_length}, nothing can be taken out while it talks")
         self.decoder = edited((subject.model, subject.tokenizer), edits) if edits else None
-        self.heard = TorchStream(subject.model)
+        self.model = subject.model
+        self.heard: TorchStream
 
     def stream(self) -> TorchStream:
-        if self.decoder:
-            self.heard = self.decoder.stream()
+        self.heard = self.decoder.stream() if self.decoder else TorchStream(self.model)
         return self.heard
 
 

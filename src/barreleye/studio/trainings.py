@@ -98,7 +98,7 @@ def pause(path: Path) -> None:
     if not is_live(path):
         raise WrongState(f"{path.name} is not learning")
     if not is_learning(path):
-        raise WrongState(f"{path.name} is not learning yet, it prepares its data; wait a moment, or stop it")
+        raise WrongState(f"{path.name} does not learn at this moment: it prepares its data, or writes its report; wait")
     _interrupt(path, "pause")
 
 

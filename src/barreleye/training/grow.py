@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -205,7 +206,8 @@ def memory_errors() -> Iterator[None]:
 def free_name(data: DataConfig, folder: Path | None = None) -> Path:
     """runs/fish, or runs/fish-2 where that exists; runs/fish-cat for a mix."""
     names = parse_mix(data.source) if data.kind == "mix" else data.sources[:1]
-    stem = "-".join(Path(name).stem for name in names) or data.kind
+    stem = "-".join(Path(name).stem for name in names)
+    stem = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or data.kind  # whatever the file is called
     folder = folder or runs.RUNS
     n, path = 1, folder / stem
     while path.exists():

@@ -72,11 +72,8 @@ export class LiveSource {
     }
   }
 
-  /** Without what is not given, so that the server's defaults hold; and the last step as what it is, the newest. */
-  #given({ step, ...request }) {
-    const { steps = [], state = "" } = this.known ?? {};
-    const isNewest = step === steps.at(-1) && state !== "learning";
-    const asked = { ...request, step: isNewest ? null : step };
-    return Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== null && value !== undefined));
+  /** Without what is not given, so that the server's defaults hold. */
+  #given(request) {
+    return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== null && value !== undefined));
   }
 }

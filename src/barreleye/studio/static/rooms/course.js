@@ -3,6 +3,8 @@
 import { part } from "../api.js";
 
 const POINTS = 1000;
+const MOST_HEARD = 2; // streams at a time: a browser opens six connections to one server, for all of its tabs
+let heard = 0;
 const MOST_POINTS = 4000; // of a curve that grew while one looked on; then it is asked for anew
 
 export class Course {
@@ -13,6 +15,8 @@ export class Course {
    */
   constructor(api, name, changed) {
     Object.assign(this, { api, name, changed });
+    this.hide = () => document.hidden && this.#deaf(); // who looks again listens again, from where it was
+    document.addEventListener("visibilitychange", this.hide);
     this.at = `/runs/${part(name)}`;
     this.found = null;
   }
@@ -23,21 +27,31 @@ export class Course {
     if (this.found.state === "learning") this.listen();
   }
 
-  /** From where it is, for as long as it learns. */
+  /** From where it is, for as long as it learns; asked for anew where others are listened to. */
+  follow() {
+    if (this.events || !this.found) return;
+    if (heard < MOST_HEARD) this.listen();
+    else this.load().catch(() => {}); // the next time, perhaps
+  }
+
   listen() {
-    if (this.events || this.closed || !this.found) return;
+    if (this.events || this.closed || !this.found || document.hidden || heard === MOST_HEARD) return;
+    heard += 1;
     this.events = this.api.events(`${this.at}/events?since=${this.found.cursor}`);
     this.events.addEventListener("message", (event) => this.#take(JSON.parse(event.data)));
   }
 
   close() {
     this.closed = true;
+    document.removeEventListener("visibilitychange", this.hide);
     this.#deaf();
   }
 
   #deaf() {
-    this.events?.close();
+    if (!this.events) return;
+    this.events.close();
     this.events = null;
+    heard -= 1;
   }
 
   #take({ series, notes, samples, back_to, ...rest }) {

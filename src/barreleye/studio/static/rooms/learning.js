@@ -79,7 +79,7 @@ export class LearningRoom extends HTMLElement {
   #follow() {
     const { runs } = this.studio;
     for (const course of this.courses) {
-      if (runs.find(({ name }) => name === course.name)?.state === "learning") course.listen();
+      if (runs.find(({ name }) => name === course.name)?.state === "learning") course.follow();
     }
     const others = runs.filter(({ name, state }) => state !== "corrupt" && name !== this.info.name);
     const shown = this.courses.map(({ name }) => name);

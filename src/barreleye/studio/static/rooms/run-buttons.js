@@ -3,8 +3,6 @@
 import { part } from "../api.js";
 import { make } from "../elements/define.js";
 
-const WAYS = { learning: ["pause", "stop"], paused: ["resume", "stop"], stopped: ["resume"] };
-
 export class RunButtons {
   constructor(studio, name) {
     this.studio = studio;
@@ -17,9 +15,9 @@ export class RunButtons {
   }
 
   /** Those that there is something to do with. */
-  draw({ state, asked }) {
+  draw({ ways, asked }) {
     for (const button of this.buttons) {
-      button.hidden = !(WAYS[state] ?? []).includes(button.dataset.what);
+      button.hidden = !ways.includes(button.dataset.what);
       button.disabled = Boolean(asked);
     }
   }
