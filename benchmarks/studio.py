@@ -103,7 +103,7 @@ def page_of(browser: Any, address: str, **look: Any) -> Iterator[Any]:
 def at(page: Any, route: str) -> None:
     """A room, by its address."""
     page.evaluate("route => { location.hash = `#/${route}`; }", route)
-    page.wait_for_selector("main:not([aria-busy]) h1")
+    page.locator("main:not([aria-busy]) h1").wait_for()
 
 
 def at_95(times: list[float]) -> float:

@@ -19,7 +19,9 @@ def export(
     to: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}; after check, the run.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder to write (default: NAME-FORMAT, here); html: the file (default: NAME.html)."),
+        typer.Option(
+            "--out", "-o", help="The folder to write (default: NAME-FORMAT, here); html: the file (default: NAME.html)."
+        ),
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="gguf: f32, f16 or q8_0 (default: f16).")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="onnx: also with matrices in 8 bits.")] = False,
@@ -29,6 +31,8 @@ def export(
     from barreleye.config import did_you_mean
     from barreleye.run import Run
 
+    if run in FORMATS and to not in FORMATS:
+        run, to = to, run  # the other way round is as clear
     if run == "check" and to not in FORMATS:
         if out is not None or quantize is not None or int8 or snapshots is not None:
             raise ValueError("export check writes every format and keeps none; leave out its options")

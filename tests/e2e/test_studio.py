@@ -154,14 +154,8 @@ def talk_and_open(page: Any) -> None:
     page.focus("#rooms [data-room=talk]")
     page.keyboard.press("Enter")
     page.wait_for_selector("be-chat-box textarea")
-    for saying in SAYINGS:  # so small a fish may have nothing to say
-        page.focus("be-chat-box textarea")
-        page.keyboard.type(saying)
-        page.keyboard.press("Enter")
-        page.wait_for_selector(".be-log[aria-busy=true]")
-        page.wait_for_selector(".be-log[aria-busy=false]")
-        if page.query_selector(".be-said"):
-            break
+    page.focus("be-chat-box textarea")
+    say(page)
     page.focus(".be-said")
     page.keyboard.press("Enter")
     page.wait_for_selector("be-signed-bars li")
@@ -227,6 +221,9 @@ def folder(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(learned.path, folder / "torn")
     weights = folder / "torn" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    text = folder.parent / "sea.txt"
+    text.write_text("the sea is deep, the fish is small.\n" * 300)
+    grow(text=text, out=folder / "letters", **SHAPE | dict(steps=20))
     return folder
 
 
@@ -257,6 +254,8 @@ def test_every_room_opens_and_fits(browser: Any, address: str, look: dict[str, A
 @pytest.mark.parametrize(
     ("route", "title"),
     [
+        ("look/%", "There is no run %"),
+        ("toString/small", "Runs"),
         ("talk/torn", "torn is damaged"),
         ("time/bare", "bare kept no snapshots"),
         ("look/nowhere", "There is no run nowhere"),
@@ -317,6 +316,94 @@ def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, ad
         assert percents == pytest.approx([before, after], abs=0.6)  # as they are rounded
 
 
+def test_an_opened_token_shows_what_it_was_drawn_from(browser: Any, address: str, folder: Path) -> None:
+    """Of the whole vocabulary; also where the reply was stopped."""
+    with opened(browser, address) as page:
+        at(page, "talk/small")
+        page.focus("be-chat-box textarea")
+        said = say(page)
+        page.press(f".be-said >> nth={said - 1}", "Enter")
+        page.wait_for_selector("be-signed-bars li")
+        entries = "() => document.querySelector('be-probability-bars').data.entries.map(({logit}) => logit)"
+        found, tokens = page.evaluate(entries), page.evaluate(LOOKED)
+        view = look(Run(folder / "small"), tokens)
+        assert found == pytest.approx(view.logits_TV[-1].tolist(), abs=CLOSE)
+        assert page.text_content(".be-panel h2") in page.text_content(".be-chosen .be-name")
+
+
+def say(page: Any) -> int:
+    """Into the line that has the focus. How many tokens it said; so small a fish may have nothing to say to some."""
+    for saying in SAYINGS:
+        page.keyboard.type(saying)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".be-log[aria-busy=true]")
+        page.wait_for_selector(".be-log[aria-busy=false]")
+        if said := page.locator(".be-said").count():
+            return int(said)
+    raise AssertionError("it has nothing to say")
+
+
+def test_a_conversation_is_there_when_one_comes_back(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        at(page, "talk/small")
+        page.focus("be-chat-box textarea")
+        said = say(page)
+        page.press(".be-said >> nth=0", "Enter")
+        page.click("text=every head: Look")
+        page.wait_for_selector("be-attention-wall .be-switch")
+        page.wait_for_selector("text=it replies")
+        at(page, "talk/small")
+        assert page.locator(".be-said").count() == said
+
+
+def test_a_text_is_read_as_it_stands_where_one_asks(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        at(page, "look/small")
+        page.wait_for_selector("be-probability-bars li")
+        page.click(".be-look be-token-row button >> nth=-1")
+        page.uncheck(".be-check input")
+        tokens = "() => document.querySelector('.be-look be-token-row').data.tokens.map(({text}) => text).join('')"
+        until(lambda: page.evaluate(tokens).replace("␣", " ") == "do you like living in the dark?")
+        assert not page.is_visible(".be-look .be-problem")
+
+
+def test_a_model_of_text_begins_with_what_it_can_read(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        for room in ("look", "time", "tour"):
+            at(page, f"{room}/letters")
+            page.wait_for_timeout(500)
+            assert page.query_selector(".be-problem:visible") is None, room
+        assert page.input_value(".st-tour-text").startswith("the sea is deep")
+
+
+def test_a_room_opens_by_itself_when_there_is_something_to_show(browser: Any, address: str, folder: Path) -> None:
+    with opened(browser, address) as page:
+        at(page, "talk/late")
+        assert page.text_content("main h1") == "There is no run late"
+        shutil.copytree(folder / "small", folder / "late")
+        page.wait_for_selector("be-chat-box textarea")
+        shutil.rmtree(folder / "late")
+
+
+def test_rooms_that_were_left_are_forgotten(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        session = page.context.new_cdp_session(page)
+
+        def listeners() -> int:
+            session.send("HeapProfiler.collectGarbage")
+            return int(session.send("Memory.getDOMCounters")["jsEventListeners"])
+
+        counts = []
+        for _ in range(3):
+            for _ in range(4):
+                at(page, "look/small")
+                page.locator("be-probability-bars li").first.wait_for()  # a handle would keep the room
+                at(page, "data/small")
+            counts.append(listeners())
+        assert counts[2] - counts[1] < 100, counts  # a room has about two hundred
+
+
+LOOKED = "() => document.querySelector('.be-panel be-token-row').data.tokens.map(({id}) => id)"
 SHOWN = """() => {
   const wall = document.querySelector("be-attention-wall").data;
   const { lens } = document.querySelector("be-lens-grid").data;

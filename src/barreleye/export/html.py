@@ -25,7 +25,7 @@ from barreleye.run import Run
 
 LARGEST = 127  # in int8, either side of zero
 LARGEST_PAGE = 500 * 2**20  # bytes; a browser's strings end at about as many characters
-EXAMPLE = {"chat": "Hello! Who are you?", "text": "Once upon a time"}
+LONGEST_BEGINNING = 40  # characters
 
 
 def export_html(run: Run, out: Path, snapshots: int = 0) -> list[Path]:
@@ -83,8 +83,19 @@ def described(run: Run) -> dict[str, Any]:
         "tokenizer": json.loads((model / "tokenizer.json").read_text(encoding="utf-8")),
         "chat": {"tidy": chat.tidy, "system": chat.system} if chat and learned else None,
         "system": next(iter(run.characters), ""),
-        "example": EXAMPLE["chat" if learned else "text"],
+        "example": "Hello! Who are you?" if learned else beginning(run),
     }
+
+
+def beginning(run: Run) -> str:
+    """Of a text that the run learned from: what one may begin with, in letters that its tokenizer knows."""
+    for file in run.documents().values() if run.config.data.kind == "text" else ():
+        if not file.exists():
+            continue
+        with file.open(encoding="utf-8", errors="ignore") as lines:
+            if found := next((line.strip() for line in lines if line.strip()), ""):
+                return found[:LONGEST_BEGINNING]
+    return "Once upon a time"
 
 
 def pack(weights: Weights) -> tuple[dict[str, dict[str, Any]], bytes]:

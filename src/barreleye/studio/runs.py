@@ -17,6 +17,7 @@ from barreleye import config as knobs
 from barreleye.config import Config, Sampling
 from barreleye.data.corpus import parse_mix
 from barreleye.data.sheet_file import load_persona, persona_names, sheet_path
+from barreleye.export.html import beginning
 from barreleye.files import tensor_shapes
 from barreleye.run import MAY_CHANGE, MAY_MOVE, Run, check_free
 from barreleye.studio import trainings
@@ -53,8 +54,8 @@ def run(name: str, request: Request) -> Table:
     row = standing(path)
     sampling = {key: getattr(Sampling(), key) for key in SAMPLING}
     config = config_of(path)
-    about: Table = row | {"character": "", "characters": [], "config": {}, "steps": [], "sampling": sampling}
-    about |= {"planned_steps": row["steps"], "snapshots": []}
+    about: Table = row | {"character": "", "characters": [], "example": "", "config": {}, "sampling": sampling}
+    about |= {"planned_steps": row["steps"], "steps": [], "snapshots": []}
     if config is None:
         return about
     about["config"] = {key: value for table in dataclasses.asdict(config).values() for key, value in table.items()}
@@ -67,8 +68,9 @@ def run(name: str, request: Request) -> Table:
         "snapshots": opened.snapshots(),
         "steps": opened.steps(),
     }
-    with contextlib.suppress(ValueError):  # a damaged one's problem is said already
+    with contextlib.suppress(ValueError, OSError):  # a damaged one's problem is said already
         about["kind"] = "text" if OPENED.tokenizer(opened).chat is None else "chat"
+        about["example"] = beginning(opened)
     return about
 
 

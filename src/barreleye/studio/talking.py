@@ -14,7 +14,7 @@ from barreleye.studio.answers import MOST_SCORES, ranked
 TOP = 50  # logits that are sent of each token
 
 Said = dict[str, Any]
-"""{id, text, top, position} of each token; the last one is {done, ids, text}."""
+"""{id, text, top, position} of each token, the first one with the ids of the `prompt`; at last {done, ids, text}."""
 
 
 class Overheard:
@@ -71,10 +71,12 @@ def _said(
     subject: Subject, decoder: Overheard, ids: list[int], most: int, sampling: Sampling, stop_ids: frozenset[int]
 ) -> Iterator[Said]:
     ids, text = list(ids), subject.tokenizer.stream()
+    first = {"prompt": list(ids)}
     for token in generate_tokens(decoder, tuple(ids), most, sampling, stop_ids):
         # The stream reads the token only when the next is asked for: these are the logits that it was drawn from.
         top = decoder.heard.logits_BV[0].topk(min(TOP, decoder.config.vocab_size))
         (largest,) = ranked(subject.tokenizer, top.indices[None], top.values[None], "logit")
         ids.append(token)
-        yield {"id": token, "text": text.feed(token), "top": largest, "position": len(ids) - 1}
+        yield {"id": token, "text": text.feed(token), "top": largest, "position": len(ids) - 1, **first}
+        first = {}
     yield {"done": True, "ids": ids, "text": text.finish()}

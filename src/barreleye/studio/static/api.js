@@ -1,14 +1,6 @@
 /** The server of this page, and of no other. The key of this launch is in a cookie, which this page cannot read. */
 
-/** The server's one line on what was wrong. */
-export class Refused extends Error {
-  /** @param {number} status @param {string} line */
-  constructor(status, line) {
-    super(line);
-    this.status = status;
-  }
-}
-
+/** Every question throws an Error with the server's one line on what was wrong. */
 export class Api {
   /** @param {string} path behind /api, its parts encoded (see `part`) */
   async get(path) {
@@ -36,9 +28,9 @@ export class Api {
       response = await fetch(`/api${path}`, how);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refused(0, "the studio does not answer; is it still running in its terminal?");
+      throw new Error("the studio does not answer; is it still running in its terminal?");
     }
-    if (!response.ok) throw new Refused(response.status, await lineOf(response));
+    if (!response.ok) throw new Error(await lineOf(response));
     return response;
   }
 }

@@ -65,14 +65,18 @@ function parse(address) {
 
 function zeroed(data, shape, axes, where, start) {
   const changed = data.slice();
-  const steps = shape.map((_, axis) => shape.slice(axis + 1).reduce((a, b) => a * b, 1));
-  for (let i = 0; i < changed.length; i++) {
-    const inside = axes.every((axis, at) => {
-      const [first, last] = where.get(axis) ?? [0, Infinity];
-      const index = (Math.floor(i / steps[at]) % shape[at]) + (axis === "position" || axis === "query" ? start : 0);
-      return first <= index && index < last;
-    });
-    if (inside) changed[i] = 0;
-  }
+  const ranges = shape.map((size, at) => {
+    const [first, last] = where.get(axes[at]) ?? [0, Infinity];
+    const begins = axes[at] === "position" || axes[at] === "query" ? start : 0;
+    return [Math.max(first - begins, 0), Math.min(last - begins, size)];
+  });
+  const zero = (axis, at) => {
+    const [first, last] = ranges[axis];
+    const step = shape.slice(axis + 1).reduce((a, b) => a * b, 1);
+    const isWhole = ranges.slice(axis + 1).every(([low, high], i) => low === 0 && high === shape[axis + 1 + i]);
+    if (isWhole) changed.fill(0, at + first * step, Math.max(at + last * step, 0));
+    else for (let i = first; i < last; i++) zero(axis + 1, at + i * step);
+  };
+  zero(0, 0);
   return changed;
 }

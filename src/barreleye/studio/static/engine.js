@@ -169,7 +169,7 @@ function embed(weights, tokens_T) {
 }
 
 /** x W^T + b. */
-export function linear(weights, name, x_TC) {
+function linear(weights, name, x_TC) {
   const matrix = weights[name + ".weight"];
   const bias = weights[name + ".bias"];
   const { rows, columns: width, scales } = matrix;

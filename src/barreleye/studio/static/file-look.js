@@ -47,14 +47,24 @@ export class LookRoom {
     this.step = step;
   }
 
-  /** Ids that were opened elsewhere are read here. */
-  take({ ids }) {
+  /** What was opened elsewhere is read here: the ids, and the turns that the last of them belong to. */
+  take({ ids, turns }) {
     this.ids = ids;
+    this.turns = turns;
     this.position = null;
+    this.text.value = "";
+  }
+
+  /** Nobody looks any more. */
+  leave() {
+    this.asked++;
+    clearTimeout(this.timer);
+    this.talking?.abort();
   }
 
   #build() {
-    this.text = make("textarea", { rows: 2, class: "be-text", "aria-label": "the text that is read" });
+    const placeholder = "Below is what was said in Talk. Type to read something else.";
+    this.text = make("textarea", { rows: 2, class: "be-text", "aria-label": "the text that is read", placeholder });
     this.text.value = this.info.example;
     this.text.addEventListener("input", () => {
       this.ids = null;
@@ -66,6 +76,7 @@ export class LookRoom {
     this.asTurn.checked = this.isChat;
     this.asTurn.addEventListener("change", () => {
       this.ids = null;
+      this.position = null;
       this.#update();
     });
     const asTurn = make("label", { class: "be-check" }, this.asTurn, `said to ${this.info.character}`);
@@ -184,13 +195,20 @@ export class LookRoom {
       this.problem.textContent = error.message;
       this.problem.hidden = false;
       tell(this.element, "shown");
+      tell(this.element, "said");
     }
   }
 
   /** With all heads on: the same, whichever of them is switched. */
   #lookBefore(request) {
     const key = JSON.stringify(request);
-    if (this.before?.key !== key) this.before = { key, glance: this.source.look(request) };
+    if (this.before?.key !== key) {
+      const asked = { key, glance: this.source.look(request) };
+      this.before = asked;
+      asked.glance.catch(() => {
+        if (this.before === asked) this.before = null; // is asked again
+      });
+    }
     return this.before.glance;
   }
 
@@ -212,12 +230,11 @@ export class LookRoom {
 
   /** What it would reply, always taking the likeliest token: with all heads on, and with some off. */
   async #drawReplies(asked, { turns, text }, off) {
-    const said = turns ?? (this.isChat || !text ? null : [{ role: "user", content: text }]);
+    const said = this.ids ? this.turns : (turns ?? (this.isChat || !text ? null : [{ role: "user", content: text }]));
     this.reply.hidden = !said;
     this.replyOff.hidden = !said || off.length === 0;
-    if (!said) return;
-    const lines = [[this.reply, []]];
-    if (off.length) lines.push([this.replyOff, off]);
+    const lines = said ? [[this.reply, []]] : [];
+    if (said && off.length) lines.push([this.replyOff, off]);
     for (const [line, without] of lines) {
       const key = JSON.stringify([said, this.step, without]);
       const label = make("b", {}, without.length ? `with ${without.length} off: ` : this.isChat ? "it replies: " : "it goes on: ");
@@ -234,6 +251,7 @@ export class LookRoom {
       }
       this.replies.set(key, words.data);
     }
+    tell(this.element, "said");
   }
 }
 

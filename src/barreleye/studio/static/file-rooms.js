@@ -35,7 +35,7 @@ export function fileRooms(table, bytesOf) {
     const room = rooms[name].element;
     places[name] = make("section", { role: "tabpanel", "aria-label": label }, room);
     tabs.append(make("button", { type: "button", role: "tab", "data-room": name, onclick: () => open(name) }, label));
-    room.addEventListener("shown", () => slider.played());
+    room.addEventListener("said", () => slider.played());
   }
   rove(tabs, "[role=tab]");
   rooms.talk.element.addEventListener("look", (event) => {

@@ -14,6 +14,7 @@ define("be-signed-bars", SignedBars);
 define("be-token-row", TokenRow);
 
 const COLUMNS = 8; // of the logit lens, up to the token that was opened
+const MOST_NAMED = 50; // tokens that could have come, whose texts are asked for
 
 export class TalkRoom {
   /**
@@ -55,7 +56,7 @@ export class TalkRoom {
   async #again() {
     this.late = false;
     const last = this.turns.findLastIndex((turn) => turn.role === "user");
-    if (last < 0) return tell(this.element, "shown");
+    if (last < 0) return tell(this.element, "said");
     this.turns = this.turns.slice(0, last + 1);
     await this.#answer(1);
   }
@@ -73,30 +74,39 @@ export class TalkRoom {
     this.#close();
     this.busy = true;
     this.problem = "";
+    this.talking = new AbortController();
     this.#draw();
     try {
-      const request = { turns, step: this.step, off: [], sampling: this.sampling, seed };
+      const { signal } = this.talking;
+      const request = { turns, step: this.step, off: [], sampling: this.sampling, seed, signal };
       for await (const said of this.source.talk(request)) {
         if (asked !== this.asked) return;
         reply.text += said.text;
-        if (said.done) reply.ids = said.ids;
-        else reply.tokens.push(said);
+        if (!said.done) reply.tokens.push(said);
         this.#draw();
       }
     } catch (error) {
       if (asked !== this.asked) return;
-      this.turns.splice(-2);
+      const [{ text }] = this.turns.splice(-2);
+      this.box.giveBack(text);
       this.problem = error.message;
     }
     this.busy = false;
     this.#draw();
-    tell(this.element, "shown");
+    tell(this.element, "said");
   }
 
   #stop() {
     this.asked++;
+    this.talking?.abort();
     this.busy = false;
     this.#draw();
+    tell(this.element, "said");
+  }
+
+  /** Nobody listens any more. */
+  leave() {
+    if (this.busy) this.#stop();
   }
 
   #forget() {
@@ -158,20 +168,29 @@ export class TalkRoom {
     const reply = this.turns[turn];
     const said = reply?.tokens?.[index];
     if (!said) return;
-    this.opened = { turn, index };
+    const opened = { turn, index };
+    this.opened = opened;
     this.#draw();
+    this.panel.replaceChildren(make("p", { class: "be-empty" }, "One moment."));
+    const ids = [...reply.tokens[0].prompt, ...reply.tokens.slice(0, index).map(({ id }) => id)];
+    const read = ids.slice(-this.info.config.context_length);
+    const last = read.length - 1;
+    const want = ["pattern", "lens", "attribution", "logits"];
+    const request = { text: null, turns: null, ids: read, step: reply.step, off: [], want, position: last, token: said.id, k: MOST_NAMED };
+    let glance;
+    try {
+      glance = await this.source.look(request);
+    } catch (error) {
+      if (opened === this.opened) this.panel.replaceChildren(make("p", { class: "be-problem" }, error.message));
+      return;
+    }
+    if (opened !== this.opened) return;
+    const { header, arrays } = glance;
+    this.seen = { ids: read, turns: this.turns.slice(0, turn).map(({ role, text }) => ({ role, content: text })) };
     this.panel.replaceChildren(this.details);
     this.title.textContent = this.source.tokenText(said.id);
-    this.bars.data = { entries: said.top, sampling: this.sampling, chosen: said.id };
-    if (!reply.ids) return; // it still speaks
-    const opened = this.opened;
-    const ids = reply.ids.slice(0, said.position).slice(-this.info.config.context_length);
-    const last = ids.length - 1;
-    const want = ["pattern", "lens", "attribution", "logits"];
-    const request = { text: null, turns: null, ids, step: reply.step, off: [], want, position: last, token: said.id };
-    const { header, arrays } = await this.source.look(request);
-    if (opened !== this.opened) return;
-    this.seen = request;
+    const entries = Array.from(arrays.logits.data, (logit, id) => ({ id, logit, text: this.source.tokenText(id) }));
+    this.bars.data = { entries, sampling: this.sampling, chosen: said.id };
     this.lens.data = {
       tokens: header.tokens,
       lens: header.lens,
@@ -186,7 +205,7 @@ export class TalkRoom {
   }
 
   #toLook() {
-    if (this.seen) tell(this.element, "look", { ids: this.seen.ids });
+    tell(this.element, "look", this.seen);
   }
 }
 

@@ -91,7 +91,7 @@ function scaleToOne(probs_V) {
 }
 
 /** Where the largest number stands. */
-export function indexOfMost(numbers) {
+function indexOfMost(numbers) {
   let at = 0;
   for (let i = 1; i < numbers.length; i++) if (numbers[i] > numbers[at]) at = i;
   return at;

@@ -109,13 +109,14 @@ export class EmbeddedSource {
     const numbers = randomNumbers(seed);
     const text = this.tokenizer.stream();
     let unread = ids.slice(-config.context_length);
+    const prompt = [...ids];
     for (let said = 0; said < longest; said++) {
       const logits_V = forward(weights, config, unread, cache, edits.tap, true);
       edits.check();
       const id = sample(logits_V, drawn, drawn.repetition_penalty === 1 ? [] : ids, numbers());
       if (this.tokenizer.stopIds.has(id)) break;
       const top = topK(logits_V, TOP).map((each) => this.#named(each, logits_V[each]));
-      yield { id, text: text.feed(id), top, position: ids.length };
+      yield { id, text: text.feed(id), top, position: ids.length, ...(said ? {} : { prompt }) };
       ids.push(id);
       unread = [id];
       if (cache.length === config.context_length) {

@@ -32,7 +32,8 @@ export class LiveSource {
 
   /** @param {import("./source.js").Look} request */
   async look(request) {
-    const response = await this.api.send(`${this.at}/look`, this.#given(request));
+    const asText = typeof request.text === "string"; // as it stands, and not as what a person says
+    const response = await this.api.send(`${this.at}/look`, this.#given({ ...request, as_text: asText || null }));
     const glance = decodeFrame(await response.arrayBuffer());
     this.#remember([glance.header.tokens, ...glance.header.top]);
     return glance;

@@ -2,6 +2,7 @@
 
 import { Api } from "./api.js";
 import { define, make } from "./elements/define.js";
+import { hideHint } from "./elements/hint.js";
 import { DataRoom } from "./rooms/data.js";
 import { emptyRoom, whyEmpty } from "./rooms/empty.js";
 import { LearningRoom } from "./rooms/learning.js";
@@ -63,10 +64,10 @@ class Studio extends EventTarget {
       event.preventDefault(); // the hash is the route
       this.place.focus();
     });
-    await this.refresh();
-    addEventListener("hashchange", () => this.open());
-    await this.open();
     setInterval(() => document.hidden || this.refresh(), EVERY);
+    addEventListener("hashchange", () => this.open());
+    await this.refresh();
+    await this.open();
   }
 
   /** @param {string} room @param {string[]} names */
@@ -83,15 +84,16 @@ class Studio extends EventTarget {
     this.#well("runs");
     this.#drawTop();
     this.dispatchEvent(new Event("runs"));
+    if (this.place.firstChild?.classList.contains("st-empty")) await this.open(); // perhaps there is something by now
   }
 
   /** The room of the address. */
   async open() {
     const turn = ++this.opened;
     const [, room = "", names = ""] = location.hash.split("/");
-    this.room = room in ROOMS ? room : "runs";
+    this.room = Object.hasOwn(ROOMS, room) ? room : "runs";
     const before = this.run?.name; // stays the chosen one where the address names none
-    this.names = names.split(",").filter(Boolean).map(decodeURIComponent);
+    this.names = [...new Set(names.split(",").filter(Boolean).map(decoded))];
     if (!this.names.length && this.runs.length) this.names = [before ?? this.#usual()];
     this.#well();
     this.#drawTop();
@@ -105,6 +107,8 @@ class Studio extends EventTarget {
     }
     if (turn !== this.opened) return;
     this.place.removeAttribute("aria-busy");
+    if (shown.classList.contains("st-empty") && shown.isEqualNode(this.place.firstChild)) return; // keeps the focus
+    hideHint();
     this.place.replaceChildren(shown);
     scrollTo(0, 0);
   }
@@ -160,6 +164,15 @@ class Studio extends EventTarget {
 
   #well(what = "room") {
     if (this.problem.dataset.what === what) this.problem.hidden = true;
+  }
+}
+
+/** A name out of an address, which may be of any form. */
+function decoded(name) {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
   }
 }
 

@@ -65,10 +65,6 @@ export class Tokenizer {
     this.texts = [];
   }
 
-  get vocabSize() {
-    return this.bytesOf.length;
-  }
-
   /** The ids of a text. Throws for a character that cannot be encoded. */
   encode(text) {
     if (/\p{Cs}/u.test(text)) throw new Error("half a character (a lone surrogate) cannot be encoded: leave it out");

@@ -26,9 +26,10 @@ export class ChatBox extends HTMLElement {
       this.#submit();
     });
     this.line.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.#data.busy) return tell(this, "stop");
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      this.#submit();
+      if (!this.#data.busy) this.#submit(); // else what is typed waits
     });
     rove(this.log, ".be-said");
     this.#draw();
@@ -41,6 +42,11 @@ export class ChatBox extends HTMLElement {
 
   get data() {
     return this.#data;
+  }
+
+  /** What could not be said is not lost. */
+  giveBack(text) {
+    this.line.value ||= text;
   }
 
   #submit() {

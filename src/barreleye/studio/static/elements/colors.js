@@ -14,21 +14,32 @@ const BOTH = {
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const tables = new Map();
+const painted = new Set();
 
 export function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : system.matches;
 }
 
-/** Calls back when light becomes dark or the other way, for as long as the element is in the page. */
+/** Calls back when light becomes dark or the other way. Elements that are gone are forgotten. */
 export function onTheme(element, redraw) {
-  const call = () => element.isConnected && redraw();
-  system.addEventListener("change", call);
-  new MutationObserver(call).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  element.redraw = redraw; // lives as long as the element
+  painted.add(new WeakRef(element));
 }
 
+function redrawAll() {
+  for (const reference of painted) {
+    const element = reference.deref();
+    if (element) element.redraw();
+    else painted.delete(reference);
+  }
+}
+
+system.addEventListener("change", redrawAll);
+new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+
 /** Red, green, blue of a share from 0 to 1. */
-export function sequential(share) {
+function sequential(share) {
   return between(RAMPS[isDark() ? "dark" : "light"], share);
 }
 
@@ -48,13 +59,15 @@ function pixel(rgb) {
   return (255 << 24) | (blue << 16) | (green << 8) | red;
 }
 
-/** For CSS, with an ink that can be read on it. */
-export function css(rgb) {
+/** For CSS. */
+function css(rgb) {
   return `rgb(${rgb.map(Math.round).join(" ")})`;
 }
 
-export function inkOn([red, green, blue]) {
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#10202c" : "#ffffff";
+/** Dark or light, whichever differs more: where the relative luminance (WCAG 2.2) is that of equal contrasts. */
+function inkOn(rgb) {
+  const [red, green, blue] = rgb.map((value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 ? "#10202c" : "#ffffff";
 }
 
 /** Paints an element's background with a share from 0 to 1. */

@@ -25,11 +25,16 @@ export function hint(element, say) {
     const [x, y] = event.type === "focusin" ? [near.left, near.bottom] : [event.clientX, event.clientY];
     showHint(words, x, y);
   };
-  const hide = () => (box().hidden = true);
+  const hide = hideHint;
   element.addEventListener("pointermove", show);
   element.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && show(event));
   element.addEventListener("pointerleave", hide);
   element.addEventListener("focusout", hide);
+}
+
+/** As when what it speaks of is taken away. */
+export function hideHint() {
+  box().hidden = true;
 }
 
 /** Shows words near a place of the window, within it. */

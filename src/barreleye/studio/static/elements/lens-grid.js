@@ -7,7 +7,7 @@
  */
 
 import { heat, onTheme } from "./colors.js";
-import { define, make, tell } from "./define.js";
+import { define, make, rove, tell } from "./define.js";
 import { hint, percent } from "./hint.js";
 
 export class LensGrid extends HTMLElement {
@@ -33,6 +33,7 @@ export class LensGrid extends HTMLElement {
   #draw() {
     if (!this.#data || !this.ready) return;
     const { tokens, lens, probability, first = 0, last = tokens.length - 1, selected } = this.#data;
+    const had = [...this.querySelectorAll("tfoot button")].indexOf(document.activeElement);
     const positions = Array.from({ length: last - first + 1 }, (_, i) => first + i);
     const lines = lens.map((row, place) => {
       const name = place ? `block ${place - 1}` : "embedding";
@@ -42,14 +43,16 @@ export class LensGrid extends HTMLElement {
     const heads = positions.map((t) => {
       const pick = () => tell(this, "pick", { index: t });
       const pressed = String(t === selected);
-      return make("th", { scope: "col" }, make("button", { type: "button", "aria-pressed": pressed, onclick: pick }, tokens[t].text));
+      return make("th", { scope: "col" }, make("button", { type: "button", "aria-pressed": pressed, tabindex: t === (selected ?? last) ? 0 : -1, onclick: pick }, tokens[t].text));
     });
     const body = make("tbody", {}, ...lines.reverse());
     const foot = make("tfoot", {}, make("tr", {}, make("th", { scope: "row" }, "after"), ...heads));
     const table = make("table", { class: "be-lens" }, body, foot);
-    const scroll = make("div", { class: "be-scroll", tabindex: 0, "aria-label": "logit lens" }, table);
+    const scroll = make("div", { class: "be-scroll", tabindex: 0, role: "region", "aria-label": "logit lens" }, table);
+    rove(foot, "button");
     const kept = this.firstChild?.scrollLeft ?? 0;
     this.replaceChildren(scroll);
+    if (had >= 0) foot.querySelectorAll("button")[had]?.focus();
     scroll.scrollLeft = kept;
     const column = foot.querySelector("[aria-pressed=true]")?.parentElement;
     if (!column) return;

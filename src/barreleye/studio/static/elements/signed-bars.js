@@ -10,7 +10,7 @@ import { hint } from "./hint.js";
 const SHOWN = 12;
 
 /** "blocks.1.attn.hook_z[head=3]" as one says it. */
-export function partName(part) {
+function partName(part) {
   const head = /^blocks\.(\d+)\.attn\.hook_z\[head=(\d+)\]$/.exec(part);
   if (head) return `head ${head[1]}.${head[2]}`;
   const sublayer = /^blocks\.(\d+)\.hook_(attn|mlp)_out$/.exec(part);

@@ -19,7 +19,7 @@ export class TokenRow extends HTMLElement {
     if (this.ready) return;
     this.ready = true;
     rove(this, "button");
-    hint(this, (event) => this.#words(event.target.closest("button")));
+    hint(this, (event) => this.#words([...this.children].indexOf(event.target.closest("button"))));
     onTheme(this, () => this.#draw());
     this.#draw();
   }
@@ -43,7 +43,7 @@ export class TokenRow extends HTMLElement {
       button.setAttribute("aria-pressed", String(index === selected));
       button.tabIndex = index === (selected ?? 0) ? 0 : -1;
       heat(button, shares ? shares[index] / most : (loss?.[index] ?? 0) / MOST_LOSS);
-      button.setAttribute("aria-label", this.#words(button));
+      button.setAttribute("aria-label", this.#words(index));
     });
   }
 
@@ -51,8 +51,7 @@ export class TokenRow extends HTMLElement {
     return make("button", { type: "button", class: "be-token", onclick: () => tell(this, "pick", { index }) });
   }
 
-  #words(button) {
-    const index = button ? [...this.children].indexOf(button) : -1;
+  #words(index) {
     if (index < 0) return null;
     const { tokens, loss, shares, hints } = this.#data;
     const { id, text } = tokens[index];

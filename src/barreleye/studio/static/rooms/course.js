@@ -3,9 +3,10 @@
 import { part } from "../api.js";
 
 const POINTS = 1000;
-const MOST_HEARD = 2; // streams at a time: a browser opens six connections to one server, for all of its tabs
-let heard = 0;
 const MOST_POINTS = 4000; // of a curve that grew while one looked on; then it is asked for anew
+const MOST_HEARD = 2; // streams at a time: a browser opens six connections to one server, for all of its tabs
+
+let heard = 0;
 
 export class Course {
   /**
@@ -29,6 +30,7 @@ export class Course {
 
   /** From where it is, for as long as it learns; asked for anew where others are listened to. */
   follow() {
+    if (this.events?.readyState === EventSource.CLOSED) this.#deaf(); // refused, as by another launch of the studio
     if (this.events || !this.found) return;
     if (heard < MOST_HEARD) this.listen();
     else this.load().catch(() => {}); // the next time, perhaps

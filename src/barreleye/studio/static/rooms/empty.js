@@ -9,8 +9,7 @@ import { make } from "../elements/define.js";
  */
 export function emptyRoom(title, words, ways = {}) {
   const links = Object.entries(ways).map(([label, href]) => make("a", { class: "st-button", href }, label));
-  const drawing = make("div", { class: "st-empty-fish", "aria-hidden": "true" });
-  return make("section", { class: "st-empty" }, drawing, make("h1", {}, title), make("p", {}, words), ...links);
+  return make("section", { class: "st-empty" }, make("h1", {}, title), make("p", {}, words), ...links);
 }
 
 /**
@@ -36,7 +35,7 @@ export function whyEmpty(run, name, needs, room, info) {
   if (!info) return null;
   if (needs.includes("weights") && !hasWeights(run, info)) {
     return run.state === "learning"
-      ? emptyRoom(`${name} is still learning`, `It has kept no weights yet (step ${run.step} of ${run.steps}). ${room} opens with the first ones.`, {
+      ? emptyRoom(`${name} is still learning`, `It has kept no weights yet. ${room} opens with the first ones.`, {
           "watch it learn": `#/learning/${here}`,
         })
       : emptyRoom(`${name} has no weights`, "It was stopped before it kept any.", { "all runs": "#/runs" });

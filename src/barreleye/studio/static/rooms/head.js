@@ -1,6 +1,7 @@
 /** The top of a room: what it is for, and of which run. */
 
 import { make } from "../elements/define.js";
+import { latest } from "../source.js";
 
 /**
  * @param {object | null} run its entry in the list; null where the room itself says how far it is
@@ -30,5 +31,23 @@ export function count(n) {
 
 /** What one may begin with. */
 export function exampleOf(info) {
-  return info.kind === "chat" ? "do you like living in the dark?" : "Once upon a time";
+  return info.kind === "chat" ? "do you like living in the dark?" : info.example;
+}
+
+/**
+ * While a run learns, weights of later steps come: calls back with all steps that there are.
+ * @param {(steps: number[]) => void} then
+ * @returns {() => void} ends it
+ */
+export function onLaterSteps(studio, source, then) {
+  let [step, newest] = [studio.run?.step, source.known.steps.at(-1)];
+  const look = latest(async () => {
+    if (studio.run?.name !== source.known.name || studio.run.step === step) return;
+    step = studio.run.step;
+    const { steps } = await source.open();
+    if (steps.at(-1) !== newest) then(steps);
+    newest = steps.at(-1);
+  });
+  studio.addEventListener("runs", look);
+  return () => studio.removeEventListener("runs", look);
 }

@@ -34,7 +34,7 @@ export class Inside {
   async #update() {
     const [grid, neurons, map] = this.parts.map((part) => part.open);
     const want = [...(grid ? ["residual"] : []), ...(neurons ? ["neurons"] : [])];
-    if (!want.length && !map) return;
+    if ((!want.length && !map) || !this.room.problem.hidden) return; // the room says what is wrong
     const { header, arrays, position } = await this.room.lookAlso(want, SHOWN);
     const { tokens } = header;
     if (grid) this.grid.data = { tokens, ...arrays, selected: position };

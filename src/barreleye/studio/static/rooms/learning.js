@@ -195,7 +195,10 @@ export class LearningRoom extends HTMLElement {
   #sayState() {
     const run = this.studio.run;
     const found = this.courses[0]?.found;
-    if (!run) return;
+    if (!run) {
+      this.status.textContent = "This run is no longer there.";
+      return this.buttons.draw({ ways: [] });
+    }
     const { state, doing, problem } = found?.state === "learning" && run.state === "learning" ? found : run;
     const step = Math.max(run.step ?? 0, found?.step ?? 0);
     const loss = found?.series.loss?.at(-1)?.[1] ?? run.loss;
