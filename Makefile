@@ -31,7 +31,7 @@ venv = $(PYTHON) -m venv --upgrade-deps $(1)
 install = $(BIN)/python -m pip --python $(1)/bin/python install
 endif
 
-.PHONY: help quickstart notebook test test-wheel test-peers stress lint bench clean
+.PHONY: help quickstart studio notebook test test-wheel test-peers stress lint bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -48,12 +48,17 @@ quickstart: .venv/core  ## grow a fish and talk to it (STEPS=100: a shorter trai
 		echo "> $$prompt"; $(BARRELEYE) chat $(RUN) --prompt "$$prompt" || exit; \
 	done
 
+studio: .venv/core  ## open the studio: grow, watch, talk and look on a page
+	@exec $(BARRELEYE) studio
+
 notebook: .venv/notebook  ## open the notebook
 	$(BIN)/jupyter lab notebooks
 
 # For developers -----------------------------------------------------------------------------------------------------
 
 test: lint  ## all that a change must pass: style, types, tests, and the wheel
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+		echo "SKIPPED: the pages in a browser, as Chromium is not installed (on Debian: apt-get install chromium)" >&2
 	$(BIN)/python -m pytest --durations=10
 	@$(MAKE) --no-print-directory test-wheel
 
@@ -65,7 +70,7 @@ lint: .venv/dev  ## style and types alone
 # The wheel in an environment of its own, which borrows the dependencies of .venv: a folder named in a .pth file is
 # searched last, and the .pth files in it (the editable install) are not read.
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-WHEEL_TESTS := $(wildcard tests/test_*.py) tests/data tests/inference
+WHEEL_TESTS := $(wildcard tests/test_*.py) tests/data tests/inference tests/export/test_joined.py tests/studio/test_app.py
 
 test-wheel: .venv/dev  ## build the wheel, install it, test what was installed
 	rm -rf dist .venv-wheel
@@ -101,6 +106,8 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	@cat $(TABLE)
 	$(BIN)/python benchmarks/small_things.py --text $(TEXT_FILE)
 	$(BIN)/python benchmarks/look.py
+	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/studio.py $(RUN))
+	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/page.py $(RUN))
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/speed.py fish
@@ -129,7 +136,7 @@ clean:  ## remove environments, builds and caches (the runs stay)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(call venv,.venv)
-	$(call install,.venv) --editable '.[report,fast]'
+	$(call install,.venv) --editable '.[report,fast,studio]'
 	@touch $@
 
 .venv/dev: .venv/core

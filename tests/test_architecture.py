@@ -24,9 +24,10 @@ ROOMS = (
     *("lens", "evaluation", "export", "server", "studio"),
 )
 ABOVE_ALL = ("__init__", "__main__", "show", "options", "cli")
-ABOVE_ALL += ("cli_data", "cli_export", "cli_hub", "cli_look", "cli_talk")
+ABOVE_ALL += ("cli_data", "cli_export", "cli_hub", "cli_look", "cli_studio", "cli_talk")
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 HOMES = metadata.packages_distributions() | {"pydantic_core": ["pydantic"]}  # which pins it: two halves of one
+HOMES |= {"starlette": ["fastapi"]}  # which is made of it
 # What may not be installed: peers and trackers.
 HOMES |= {name: [name] for name in ("tensorboard", "wandb", "trackio")} | {"llama_cpp": ["llama-cpp-python"]}
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -126,12 +127,14 @@ def test_plain_pages_import_numpy_alone() -> None:
         assert all(name.startswith("barreleye.inference.plain") for name in others if name.startswith("barreleye"))
 
 
-@pytest.mark.parametrize("name", ["cli", "cli_data", "cli_export", "cli_hub", "cli_look", "cli_talk", "options"])
+@pytest.mark.parametrize(
+    "name", ["cli", "cli_data", "cli_export", "cli_hub", "cli_look", "cli_studio", "cli_talk", "options"]
+)
 def test_the_command_line_imports_only_light_things_at_its_top(name: str) -> None:
     top = ast.Module([node for node in parse(PACKAGE / f"{name}.py").body if not isinstance(node, ast.FunctionDef)], [])
     others = {name for name in imported(top) if name.split(".")[0] not in sys.stdlib_module_names}
     light = {"typer", "barreleye.config", "barreleye.options"}
-    light |= {f"barreleye.cli_{verbs}" for verbs in ("data", "export", "hub", "look", "talk")}
+    light |= {f"barreleye.cli_{verbs}" for verbs in ("data", "export", "hub", "look", "studio", "talk")}
     assert {".".join(name.split(".")[:2]) for name in others} <= light
 
 

@@ -44,6 +44,7 @@ _HOMES = {
     "diff": "lens.timeline",
     "timeline": "lens.timeline",
     "import_model": "export.importing",
+    "widget": "export.widget",
     "grow": "training.grow",
     "resume": "training.grow",
     "Step": "training.loop",

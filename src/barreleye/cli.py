@@ -18,6 +18,7 @@ from barreleye.cli_data import data_app, persona_app
 from barreleye.cli_export import export
 from barreleye.cli_hub import import_, push
 from barreleye.cli_look import ablate, look
+from barreleye.cli_studio import studio
 from barreleye.cli_talk import chat, generate
 from barreleye.config import PRESETS
 from barreleye.options import RunArgument, with_knobs
@@ -141,6 +142,7 @@ def train(
 app.command(rich_help_panel=TALK)(chat)
 app.command(rich_help_panel=TALK)(generate)
 app.command(rich_help_panel=LOOK)(look)
+app.command(rich_help_panel=LOOK)(studio)
 app.command(rich_help_panel=LOOK)(ablate)
 app.command(rich_help_panel=CARRY)(export)
 app.command(rich_help_panel=CARRY, name="import")(import_)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
+PATIENCE = (0.01, 0.02, 0.04, 0.08)  # seconds
 LARGEST_FILE = 64 * 2**30
 LARGEST_HEADER = 16 * 2**20  # names and shapes of some hundred thousand tensors
 
@@ -143,8 +145,9 @@ def _sync(handle: int) -> None:
     os.fsync(handle)
 
 
-def lock_file(handle: int) -> None:
-    """Lock without waiting; the lock goes with the process, however it ends."""
+def lock_file(handle: int, shared: bool = False) -> None:
+    """Lock without waiting; the lock goes with the process, however it ends. shared: only others' locks of the other
+    kind are in the way, where the system has both."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -152,7 +155,30 @@ def lock_file(handle: int) -> None:
     else:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def lock_patiently(handle: int) -> bool:
+    """Lock, waiting no longer than those take who only look (`is_locked`). Says whether it worked."""
+    for patience in (*PATIENCE, 0.0):
+        try:
+            lock_file(handle)
+            return True
+        except (BlockingIOError, PermissionError):
+            time.sleep(patience)
+    return False
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock of a file now."""
+    if not file.exists():
+        return False
+    with file.open("rb") as lock:  # looking changes nothing, so a folder that one may only read can be asked too
+        try:
+            lock_file(lock.fileno(), shared=True)  # two who look are not in each other's way
+        except OSError:
+            return True
+        return False
 
 
 def to_json(value: Any) -> bytes:

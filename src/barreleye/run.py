@@ -7,14 +7,15 @@ resumes. Tensors are safetensors, the rest is TOML or JSON; nothing is a pickle.
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from barreleye.config import Config
-from barreleye.data.chat_format import Conversation
 from barreleye.data.chats import chat_line, read_chat_lines
 from barreleye.data.corpus import Corpus, parse_mix
 from barreleye.data.sheet import Persona
@@ -25,8 +26,9 @@ from barreleye.data.tokenizer import Tokenizer
 from barreleye.files import (
     PARTIAL,
     check_manifest,
+    is_locked,
     json_lines,
-    lock_file,
+    lock_patiently,
     read_tensors,
     to_json,
     write_file,
@@ -74,7 +76,7 @@ class Run:
         return tokenizer
 
     def load_model(self, device: str = "cpu", step: int | None = None) -> "Transformer":
-        """The model as last saved, or as it was at `step` (one of `snapshots()`), ready to talk. Raises ValueError for
+        """The model as last saved, or as it was at `step` (one of `steps()`), ready to talk. Raises ValueError for
         weights that are missing or damaged."""
         from barreleye.model.transformer import Transformer
 
@@ -88,7 +90,7 @@ class Run:
         from barreleye.model.huggingface import from_huggingface
 
         file = self.weights_file(step)
-        if step is not None:
+        if file.parent.name != "model":
             check_manifest(file.parent)
         theirs = read_tensors(file)
         try:
@@ -97,17 +99,22 @@ class Run:
             raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
 
     def weights_file(self, step: int | None = None) -> Path:
-        """Where they lie. Raises ValueError for a step that is none of `snapshots()`."""
-        if step is None:
+        """Where they lie. Raises ValueError for a step that is none of `steps()`."""
+        kept = self.snapshots()
+        if step is None or (step == self.step and (self.states() or step not in kept)):
             return self.path / "model" / "model.safetensors"
-        if step not in self.snapshots():
-            kept = ", ".join(map(str, self.snapshots())) or "none"
-            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {kept}")
+        if step not in kept:
+            choice = ", ".join(map(str, kept)) or "none"
+            raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {choice}")
         return self.path / "snapshots" / str(step) / "model.safetensors"
 
     def save_model(self, weights: "dict[str, Tensor]") -> None:
         """Put the weights into the Hugging Face model folder, in one rename."""
         write_file(self.path / "model" / "model.safetensors", _safetensors(weights, self.config, "float32"))
+
+    def steps(self) -> list[int]:
+        """The steps that there are weights of: those kept on the way, and the last one saved; the newest is last."""
+        return sorted({*self.snapshots(), self.step})
 
     def snapshots(self) -> list[int]:
         """The steps whose weights were kept, the first one first."""
@@ -135,26 +142,32 @@ class Run:
         """Both sides of the split, as they were. Raises ValueError where they are damaged, or never were here."""
         if self.config.data.kind == "import":
             raise ValueError(f"{self.path} was imported, and what it learned from is not in it; this needs that")
+        report, files = self.split_report(), self.documents()
+        read = _read_side if self.config.data.kind == "text" else read_chat_lines
+        sides: dict[str, Any] = {side: read(file) for side, file in files.items()}
+        return Corpus(**sides, report=report, sheets=self.sheets())
+
+    def documents(self) -> dict[str, Path]:
+        """Side -> the file of its documents: chats as JSON lines, or text. Of those beside the split, the ones that are
+        there."""
+        ending = ".txt" if self.config.data.kind == "text" else ".jsonl"
+        files = {side: self.path / "data" / f"{side}{ending}" for side in ("train", "held_out", *UNSEEN)}
+        return {side: file for side, file in files.items() if side not in UNSEEN or file.exists()}
+
+    def split_report(self) -> dict[str, Any]:
+        """What was said when the documents were split. Raises ValueError where it is damaged or missing."""
         file = self.path / "data" / "report.json"
         try:
             report = json.loads(read_text(file))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{file}: is not JSON ({error}); the split is not known without it") from None
-        sides: list[Sequence[Conversation] | str] = []
-        for side in ("train", "held_out"):
-            documents = self.path / "data" / side
-            if self.config.data.kind == "text":
-                sides.append(_read_side(documents.with_suffix(".txt")))
-            else:
-                sides.append(read_chat_lines(documents.with_suffix(".jsonl")))
-        unseen = {side: file for side in UNSEEN if (file := self.path / "data" / f"{side}.jsonl").exists()}
-        return Corpus(
-            sides[0],
-            sides[1],
-            report,
-            sheets={file.stem: file.read_text(encoding="utf-8") for file in self._sheets()},
-            **{side: read_chat_lines(file) for side, file in unseen.items()},
-        )
+        if not isinstance(report, dict):
+            raise ValueError(f"{file}: is no report; the split is not known without it")
+        return report
+
+    def sheets(self) -> dict[str, str]:
+        """Character -> its sheet, as it was then; none for text and chats."""
+        return {file.stem: file.read_text(encoding="utf-8") for file in self._sheets()}
 
     def spelling(self) -> Spelling:
         """Mends slips in what a person types; a run without the words of its training mends nothing."""
@@ -248,20 +261,28 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while a training writes here. Raises ValueError when another process holds it."""
-        with (self.path / "lock").open("a+b") as file:
-            try:
-                lock_file(file.fileno())
-            except (BlockingIOError, PermissionError):
-                raise ValueError(
-                    f"{self.path}: another training is writing here; wait for it, or choose another --out"
-                ) from None
+        """Held while a training writes here, and names its process. Raises ValueError when another process holds it."""
+        with (self.path / "lock").open("a+b", buffering=0) as file:
+            if not lock_patiently(file.fileno()):
+                raise ValueError(f"{self.path}: another training is writing here; wait for it, or choose another --out")
+            if sys.platform != "win32":  # where what is locked cannot be read
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
             yield
 
     @property
     def is_live(self) -> bool:
         """Whether a training is writing here now."""
-        return _is_locked(self.path / "lock")
+        return is_locked(self.path / "lock")
+
+    @property
+    def last_writer(self) -> int | None:
+        """The process that holds the lock, or was the last to hold it; None where it did not say."""
+        try:
+            said = (self.path / "lock").read_bytes().strip()
+        except OSError:
+            return None
+        return int(said) if len(said) < 11 and said.isdigit() and 0 < int(said) < 2**31 else None
 
 
 def latest_score(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -294,7 +315,7 @@ def check_free(path: Path, option: str = "--out") -> None:
     """Raises ValueError where a new run cannot be made, naming the option that says where. What one left that was
     killed before its first save is made anew: it had learned nothing."""
     learned = any("loss" in line for line in json_lines(path / "metrics.jsonl"))
-    begun = learned or any((path / "state").glob("[0-9]*")) or _is_locked(path / "lock")
+    begun = learned or any((path / "state").glob("[0-9]*")) or is_locked(path / "lock")
     if begun and (path / "config.toml").exists():
         raise ValueError(f"{path} already holds a run; `--resume {path}` goes on with it, or choose another {option}")
     if _is_imported(path):
@@ -373,17 +394,6 @@ def _safetensors(weights: "dict[str, Tensor]", config: Config, dtype: str) -> by
 def _numbered(folder: Path) -> list[int]:
     """The steps that a folder has a folder of, in order."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def _is_locked(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    with lock.open("rb") as file:  # looking changes nothing, so a folder that one may only read can be asked too
-        try:
-            lock_file(file.fileno())
-        except OSError:
-            return True
-        return False
 
 
 def _read_side(file: Path) -> str:

@@ -39,6 +39,14 @@ def test_recording_changes_little_of_the_fused_kernel(variant: dict[str, Any]) -
     torch.testing.assert_close(look(who, text).logits_TV, fused, atol=1e-5, rtol=1e-5)
 
 
+def test_the_shapes_are_those_of_the_parts_that_a_model_has_now() -> None:
+    model = subject().model
+    before = shapes_of(model)
+    assert shapes_of(model) is before and before["blocks.1.mlp.hook_post"]
+    model.blocks[1] = subject(d_ff=0).model.blocks[1]
+    assert "blocks.1.mlp.hook_post" not in shapes_of(model)
+
+
 @PRESETS
 def test_what_is_not_held_is_computed_again_to_the_bit(
     variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch

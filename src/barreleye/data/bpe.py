@@ -10,8 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from tokenizers.pre_tokenizers import ByteLevel
+
+T = TypeVar("T")
 
 MIN_COUNT = 2  # a pair seen once is chance, not a pattern
 
@@ -117,9 +120,9 @@ def learn_merges(word_counts: Mapping[str, int]) -> Iterator[Merge]:
             heapq.heappush(heap, (-pair_counts[pair], pair))
 
 
-def join_pair(word: list[int], pair: tuple[int, int], joined: int) -> list[int]:
+def join_pair(word: list[T], pair: tuple[T, T], joined: T) -> list[T]:
     """Each occurrence of `pair` in the word, left to right, becomes the token `joined`."""
-    after: list[int] = []
+    after: list[T] = []
     at = 0
     while at < len(word):
         if tuple(word[at : at + 2]) == pair:

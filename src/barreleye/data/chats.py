@@ -95,6 +95,14 @@ def read_chat_lines(path: Path) -> list[Conversation]:
     return chats.conversations
 
 
+def parse_chat_line(line: str | bytes) -> Conversation:
+    """What `chat_line` made. Raises ValueError for what it did not."""
+    try:
+        return _conversation(json.loads(line), "messages")
+    except RecursionError:
+        raise ValueError("is nested too deeply for a chat") from None
+
+
 # A row -> a conversation ---------------------------------------------------------------------------------------------
 
 Turn = tuple[Any, Any, Any]

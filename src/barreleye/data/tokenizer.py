@@ -8,6 +8,7 @@ import codecs
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,18 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """A token for the eye: "␣" for a space, "↵" for a newline, "\\xf0" for a byte of a cut character."""
-        text = self.token_bytes(token_id).decode("utf-8", "backslashreplace").translate(VISIBLE)
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return for_the_eye(self.token_bytes(token_id))
+
+    def words(self, text: str) -> list[str]:
+        """What a text is cut into before anything is merged, spelled in byte letters; characters are cut one by one."""
+        normalizer, cut = self._library.normalizer, self._library.pre_tokenizer
+        return [word for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(text) if normalizer else text)]
+
+    @cached_property
+    def merges(self) -> dict[tuple[str, str], int]:
+        """Pair, in byte letters -> its place in the order in which they were learned; none for characters."""
+        merges = json.loads(self.to_json())["model"].get("merges", [])
+        return {tuple(pair.split(" ") if isinstance(pair, str) else pair): rank for rank, pair in enumerate(merges)}
 
     def id_of(self, special_token: str) -> int:
         """The id of a special token; raises ValueError where the tokenizer does not have it."""
@@ -165,6 +176,12 @@ class Tokenizer:
         file = _file_at(path)
         template = file.with_name(TEMPLATE_FILE)
         return read_tokenizer(file, recognize(_read(template)) if template.is_file() else None)
+
+
+def for_the_eye(data: bytes) -> str:
+    """Bytes of a token as `Tokenizer.token_text` shows them."""
+    text = data.decode("utf-8", "backslashreplace").translate(VISIBLE)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Words(dict[str, list[int]]):

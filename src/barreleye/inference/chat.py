@@ -28,6 +28,17 @@ class Chat:
 
     def stream(self, text: str) -> Iterator[str]:
         """The reply to `text`, piece by piece. Raises ValueError when the text alone does not fit the context."""
+        turns, ids, most = self.fit(text)
+        tokens = generate_tokens(self.model, ids, most, self.sampling, self.stop_ids)
+        pieces = []
+        for piece in stream_text(self.tokenizer, tokens):
+            pieces.append(piece)
+            yield piece
+        self.messages = [*turns, Message("assistant", "".join(pieces))]
+
+    def fit(self, text: str) -> tuple[list[Message], list[int], int]:
+        """What is read to answer `text`: the latest turns that leave room for a reply, their ids, and how many tokens
+        the reply may have. Raises ValueError when the text alone does not fit the context."""
         room = self.model.config.context_length
         longest = min(LONGEST_REPLY, max(1, room // 2))
         turns = [*self.messages, Message("user", text)]
@@ -35,12 +46,7 @@ class Chat:
             turns = turns[2:]  # the oldest exchange: what was asked and what was answered go together
         if len(ids) >= room:
             raise ValueError(f"that is {len(ids)} tokens, and the model sees {room} at a time; say it shorter")
-        tokens = generate_tokens(self.model, ids, min(longest, room - len(ids)), self.sampling, self.stop_ids)
-        pieces = []
-        for piece in stream_text(self.tokenizer, tokens):
-            pieces.append(piece)
-            yield piece
-        self.messages = [*turns, Message("assistant", "".join(pieces))]
+        return turns, ids, min(longest, room - len(ids))
 
     def _encode(self, turns: list[Message]) -> list[int]:
         return encode_chat([*self.system, *turns], self.tokenizer, add_generation_prompt=True)[0]

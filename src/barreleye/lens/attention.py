@@ -1,17 +1,18 @@
 """Where heads look: rollout, and what kind of head each one is.
 
-B batch, T time (position), L layers, H heads, Q and K positions of queries and of keys.
+B batch, T time (position), L layers, H heads, D channels per head, Q and K positions of queries and of keys.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from barreleye.lens.address import head_address
 from barreleye.lens.edits import Edits, EditTap
-from barreleye.lens.subject import Who, subject_of
+from barreleye.lens.subject import Who, block_of, check_index, subject_of
 from barreleye.lens.view import View, evaluating
 from barreleye.model.parts import Tap, no_tap
 from barreleye.model.transformer import Transformer
@@ -137,6 +138,29 @@ def rollout(view: View) -> Tensor:
         flow_QK = (attended_QK + own_QK) / 2 @ flow_QK
         layers.append(flow_QK)
     return torch.stack(layers)
+
+
+def unmasked_scores(view: View, layer: int, head: int) -> Tensor:
+    """A head's scores before the mask, shape (Q, K): those of `hook_attn_scores`, and where it has hidden a later key,
+    q k^T / sqrt(D). Raises ValueError for a layer or a head that is not there."""
+    attn = block_of(view.model, layer).attn
+    check_index("head", head, attn.heads)
+    at = f"blocks.{layer}.attn."
+    group = head // (attn.heads // attn.kv_heads)  # the key/value head that it shares
+    q_TD, k_TD = (_as_scored(view, at, name, mine) for name, mine in (("q", head), ("k", group)))
+    raw_QK = q_TD @ k_TD.T / math.sqrt(attn.d_head)
+    masked_QK = view[f"{at}hook_attn_scores[head={head}]"]
+    return torch.where(masked_QK == -math.inf, raw_QK, masked_QK)
+
+
+@torch.no_grad()
+def _as_scored(view: View, at: str, name: str, head: int) -> Tensor:
+    """A head's queries or keys, normalized and rotated where the model does that, shape (T, D)."""
+    if (rotated := f"{at}hook_rot_{name}") in view.shapes:
+        return view[f"{rotated}[head={head}]"]
+    norm: nn.Module = view.model.get_submodule(f"{at}{name}_norm")
+    normalized_TD: Tensor = norm(view[f"{at}hook_{name}[head={head}]"])
+    return normalized_TD
 
 
 def _scores(pattern_LBHQK: Tensor, ids_BT: Tensor) -> dict[str, Tensor]:

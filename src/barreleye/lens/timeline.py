@@ -34,13 +34,14 @@ def timeline(
     first, found = subject_of(run, run.snapshots()[0]), {}
     ids = encode(first, text, chat)
     for step in run.snapshots():
-        model = _with_weights(first.model, run.load_weights(step))
+        model = with_weights(first.model, run.load_weights(step))
         found[step] = what(edit(first._replace(model=model), ids, edits or {}, names=names))
     return found
 
 
-def _with_weights(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
-    """A model of its own, sooner than by building one: its initial weights would take longer than all else."""
+def with_weights(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+    """A model of the same shape with these weights, sooner than by building one: its initial weights would take longer
+    than all else."""
     own = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     own.load_state_dict(weights, assign=True)
     if model.config.tie_embeddings:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -293,6 +294,9 @@ def head_results(z_THD: Tensor, out_CC: Tensor) -> Tensor:
 
 def shapes_of(model: Transformer) -> dict[str, tuple[int, ...]]:
     """Every name that the model taps, with its shape for one token: what there is to look at and to edit."""
+    parts = [id(module) for module in model.modules()]  # those that it has now: a part may be exchanged
+    if model in _shapes and _shapes[model][0] == parts:
+        return _shapes[model][1]
     shapes: dict[str, tuple[int, ...]] = {}
 
     def tap(name: str, tensor: Tensor) -> Tensor:
@@ -301,7 +305,12 @@ def shapes_of(model: Transformer) -> dict[str, tuple[int, ...]]:
 
     with torch.no_grad(), evaluating(model):
         model(torch.zeros(1, 1, dtype=torch.long, device=model.embed.weight.device), tap=tap)
+    _shapes[model] = parts, shapes
     return shapes
+
+
+_shapes: WeakKeyDictionary[Transformer, tuple[list[int], dict[str, tuple[int, ...]]]] = WeakKeyDictionary()
+"""A pass over one token reads all weights, which takes as long as a pass over a short text."""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,9 +57,7 @@ def grow(
     """
     check_tracker(track)
     source = Run(from_run) if isinstance(from_run, str | Path) else from_run
-    config = configure(dict(persona=persona, mix=mix, text=text, chats=chats), preset, source, options)
-    config = dataclasses.replace(config, train=resolve(config.train))
-    check_memory(config)
+    config = plan(dict(persona=persona, mix=mix, text=text, chats=chats), preset, source, options)
     path = free_name(config.data) if out is None else Path(out)
     runs.check_free(path)
     say: Say = (lambda line: None) if quiet else print
@@ -114,6 +113,20 @@ def resume(run: str | Path | Run, *, quiet: bool = False, track: str | None = No
     data = encode(corpus, run.tokenizer, run.config, run.path / "cache")
     with memory_errors():
         return _learn(run, data, Transformer(run.config.model), kept, quiet, track)
+
+
+def plan(
+    sources: Mapping[str, str | Path | Sequence[str | Path] | None],
+    preset: str | None,
+    source: Run | None,
+    options: dict[str, Any],
+) -> Config:
+    """The configuration of a training on this machine. Raises ValueError for one that cannot be, before anything is
+    read or written."""
+    config = configure(sources, preset, source, options)
+    config = dataclasses.replace(config, train=resolve(config.train))
+    check_memory(config)
+    return config
 
 
 def configure(
@@ -190,13 +203,15 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def free_name(data: DataConfig) -> Path:
+def free_name(data: DataConfig, folder: Path | None = None) -> Path:
     """runs/fish, or runs/fish-2 where that exists; runs/fish-cat for a mix."""
     names = parse_mix(data.source) if data.kind == "mix" else data.sources[:1]
-    stem = "-".join(Path(name).stem for name in names) or data.kind
-    n, path = 1, runs.RUNS / stem
+    stem = "-".join(Path(name).stem for name in names)
+    stem = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or data.kind  # whatever the file is called
+    folder = folder or runs.RUNS
+    n, path = 1, folder / stem
     while path.exists():
-        n, path = n + 1, runs.RUNS / f"{stem}-{n + 1}"
+        n, path = n + 1, folder / f"{stem}-{n + 1}"
     return path
 
 
@@ -216,8 +231,8 @@ def _learn(
             display.show(line)
 
     with (
+        stop_on_signal() as stopped,  # before the lock names this process to those who would stop it
         run.lock(),
-        stop_on_signal() as stopped,
         contextlib.nullcontext() if quiet else display,
         mirror(track, run, start) as keep,
     ):

@@ -1,0 +1,77 @@
+/**
+ * How a text becomes tokens: the pieces that it begins as, and each merge that was learned, one by one.
+ *
+ * data: {kind: "characters" | ..., start: string[], moves: {left, right, rank, pieces: string[]}[], tokens: {id, text}[]}
+ */
+
+import { define, make } from "./define.js";
+import { hint } from "./hint.js";
+
+export class MergeSteps extends HTMLElement {
+  #data = null;
+  #at = 0;
+
+  connectedCallback() {
+    if (this.ready) return;
+    this.ready = true;
+    const button = (words, by) => make("button", { type: "button", class: "be-plain", onclick: () => this.#go(by) }, words);
+    this.slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "merges done" });
+    this.slider.addEventListener("input", () => this.#go(Number(this.slider.value) - this.#at));
+    this.tools = make("div", { class: "be-tools be-merge-tools" }, button("back", -1), button("merge", 1), this.slider);
+    this.said = make("p", { class: "be-note", "aria-live": "polite" });
+    this.row = make("div", { class: "be-pieces" });
+    this.append(this.row, this.said, this.tools);
+    hint(this.row, (event) => event.target.closest("span")?.dataset.words ?? null);
+    this.#draw();
+  }
+
+  /** A new text is shown as its tokens, all merges done. */
+  set data(data) {
+    this.#data = data;
+    this.#at = data.moves.length;
+    this.#draw();
+  }
+
+  get data() {
+    return this.#data;
+  }
+
+  #go(by) {
+    this.#at = Math.min(Math.max(this.#at + by, 0), this.#data.moves.length);
+    this.#draw();
+  }
+
+  #draw() {
+    if (!this.#data || !this.ready) return;
+    const { kind, start, moves, tokens } = this.#data;
+    const move = moves[this.#at - 1];
+    const done = this.#at === moves.length;
+    const pieces = done ? tokens.map(({ text }) => text) : move ? move.pieces : start;
+    this.row.replaceChildren(...pieces.map((text, i) => piece(text, done ? tokens[i].id : null, !done && move && text === move.left + move.right)));
+    this.slider.max = moves.length;
+    this.slider.value = this.#at;
+    this.tools.hidden = moves.length === 0;
+    this.said.textContent = words(kind, this.#at, moves.length, move, pieces.length);
+  }
+}
+
+function words(kind, at, all, move, pieces) {
+  if (kind === "characters") return `Every character is a token: ${pieces}.`;
+  const so = `${at} of ${all} merges, ${pieces} ${pieces === 1 ? "piece" : "pieces"}`;
+  if (!move) return `${so}: the bytes of the text, each for itself.`;
+  const became = `${move.left} and ${move.right} became one: the ${ordinal(move.rank + 1)} merge that was learned`;
+  return `${so}. ${became}${at === all ? "; no other pair is known, so these are the tokens" : ""}.`;
+}
+
+function ordinal(n) {
+  const ending = n % 100 > 10 && n % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[n % 10] ?? "th");
+  return `${n.toLocaleString("en")}${ending}`;
+}
+
+function piece(text, id, fresh) {
+  const span = make("span", { class: fresh ? "be-piece be-fresh" : "be-piece" }, text);
+  span.dataset.words = id === null ? text : `${text}  token ${id}`;
+  return span;
+}
+
+define("be-merge-steps", MergeSteps);
