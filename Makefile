@@ -57,7 +57,7 @@ notebook: .venv/notebook  ## open the notebook
 # For developers -----------------------------------------------------------------------------------------------------
 
 test: lint  ## all that a change must pass: style, types, tests, and the wheel
-	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || \
 		echo "SKIPPED: the pages in a browser, as Chromium is not installed (on Debian: apt-get install chromium)" >&2
 	$(BIN)/python -m pytest --durations=10
 	@$(MAKE) --no-print-directory test-wheel

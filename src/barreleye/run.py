@@ -99,12 +99,15 @@ class Run:
             raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
 
     def weights_file(self, step: int | None = None) -> Path:
-        """Where they lie. Raises ValueError for a step that is none of `steps()`."""
-        kept = self.snapshots()
-        if step is None or (step == self.step and (self.states() or step not in kept)):
-            return self.path / "model" / "model.safetensors"
+        """Where they lie: of the step that was saved last, in full precision. Raises ValueError for a step that is none of
+        `steps()`."""
+        kept, file = self.snapshots(), self.path / "model" / "model.safetensors"
+        # Without states, model/ is the newest there is; before the first save it is not there.
+        saved = self.step if self.states() else max(kept, default=0)
+        if step is None or (step == saved and (file.exists() or step not in kept)):
+            return file
         if step not in kept:
-            choice = ", ".join(map(str, kept)) or "none"
+            choice = ", ".join(map(str, self.steps()))
             raise ValueError(f"{self.path}: no snapshot of step {step}; choose one of those kept: {choice}")
         return self.path / "snapshots" / str(step) / "model.safetensors"
 

@@ -317,7 +317,7 @@ def test_probabilities_attention_and_lens_are_those_of_the_lens(browser: Any, ad
 
 
 def test_an_opened_token_shows_what_it_was_drawn_from(browser: Any, address: str, folder: Path) -> None:
-    """Of the whole vocabulary; also where the reply was stopped."""
+    """Of the whole vocabulary, and not of the likeliest alone."""
     with opened(browser, address) as page:
         at(page, "talk/small")
         page.focus("be-chat-box textarea")

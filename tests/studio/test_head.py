@@ -394,3 +394,15 @@ def test_each_step_is_answered_with_the_weights_of_that_step(client, runs):
         answer = client.post("/api/runs/killed/look", json=dict(ids=[1, 2, 3], want=["logits"], step=step))
         found = decode(answer.content)[1]["logits"]
         assert found.flatten().tolist() == pytest.approx(look(subject, [1, 2, 3]).logits_TV[-1].tolist(), abs=1e-4)
+
+
+def test_a_run_without_states_is_shown_as_it_was_saved(runs, tmp_path):
+    """As one that was passed on without them."""
+    for kept in ("0", "none"):
+        there = shutil.copytree(runs["fish"].path, tmp_path / kept, ignore=shutil.ignore_patterns("state"))
+        for snapshot in (there / "snapshots").iterdir():
+            if snapshot.name != kept:
+                shutil.rmtree(snapshot)
+        passed_on = Run(there)
+        *_, newest = passed_on.steps()
+        assert passed_on.weights_file(newest) == passed_on.weights_file()

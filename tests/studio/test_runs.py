@@ -353,7 +353,6 @@ def test_no_process_is_signalled_that_only_bears_the_number(letters, signals):
 
 HOLD = """
 import sys
-from urllib.parse import quote
 from pathlib import Path
 from barreleye.files import lock_file
 file = Path(sys.argv[1]).open("a+b")

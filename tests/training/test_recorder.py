@@ -194,8 +194,8 @@ def test_snapshots_hold_the_weights_in_half_precision(tmp_path: Path) -> None:
     for step in run.snapshots():
         model = run.load_model(step=step)
         assert not model.training
-        for name, tensor in seen[step].items():
-            assert torch.equal(model.state_dict()[name], tensor.half().float())
+        for name, tensor in seen[step].items():  # of the last step there are those that were saved
+            assert torch.equal(model.state_dict()[name], tensor if step == run.step else tensor.half().float())
     file = run.path / "snapshots" / "4" / "model.safetensors"
     whole = sum(p.numel() * 2 for p in recording.learner.model.parameters())
     assert whole < file.stat().st_size < whole + 4096

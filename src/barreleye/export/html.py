@@ -92,9 +92,9 @@ def beginning(run: Run) -> str:
     for file in run.documents().values() if run.config.data.kind == "text" else ():
         if not file.exists():
             continue
-        with file.open(encoding="utf-8", errors="ignore") as lines:
-            if found := next((line.strip() for line in lines if line.strip()), ""):
-                return found[:LONGEST_BEGINNING]
+        with file.open(encoding="utf-8", errors="ignore") as text:
+            if found := text.read(4096).strip():
+                return found.splitlines()[0][:LONGEST_BEGINNING]
     return "Once upon a time"
 
 

@@ -33,7 +33,7 @@ Text = str | Sequence[Message | Mapping[str, str]] | Sequence[SupportsIndex] | T
 
 
 def subject_of(who: Who, step: int | None = None) -> Subject:
-    """The model that is meant, as last saved or as it was at `step`, one of `run.snapshots()`.
+    """The model that is meant, as last saved or as it was at `step`, one of `run.steps()`.
 
     Raises ValueError where there is no such run or step.
     """

@@ -37,7 +37,7 @@ def look(
     who: a run, its path or its name; or a model and its tokenizer.
     text: for a model that learned chats, what a person says to it, and it answers next; else a text to go on with.
         `chat=False` reads the text as it is. Turns of a chat (`Message`) and token ids are taken too.
-    step: of a run, one of `run.snapshots()`: the model as it was then.
+    step: of a run, one of `run.steps()`: the model as it was then.
     names: which activations to hold, as `blocks.*.attn.hook_pattern` or several such; all that fit into 256 MiB unless
         told. Any other is computed by another pass when it is asked for.
     Raises ValueError for a text that is empty, too long, or cannot be encoded, and for names that are not there.

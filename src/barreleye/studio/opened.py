@@ -29,7 +29,7 @@ class Opened:
         self.leaving = threading.Event()  # nothing more is opened ahead
 
     def subject(self, run: Run, step: int | None = None) -> Subject:
-        """As last saved, or as it was at one of `run.snapshots()`. Raises ValueError where there is no such step, or it
+        """As last saved, or as it was at one of `run.steps()`. Raises ValueError where there is no such step, or it
         is damaged."""
         key = run.path, step, (*which(run.weights_file(step)), *which(run.path / "config.toml"))
         if (found := self._find(key)) is not None:

@@ -27,7 +27,9 @@ router = APIRouter()
 def page(path: str, request: Request) -> Response:
     """A file of the page: one of those that are there, by its name. A path is compared, never followed."""
     if path.startswith("api/"):  # a question that no room answers in this way
-        raise HTTPException(405 if request.method == "HEAD" else 404, f"there is no {path[:100]!r} here")
+        if request.method == "HEAD":
+            raise HTTPException(405, "ask with GET")
+        raise HTTPException(404, f"there is no {path[:100]!r} here")
     wanted = path or "index.html"
     for file in STATIC.rglob("*"):
         if file.relative_to(STATIC).as_posix() == wanted and file.suffix in TYPES and file.is_file():

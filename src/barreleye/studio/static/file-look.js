@@ -53,6 +53,7 @@ export class LookRoom {
     this.turns = turns;
     this.position = null;
     this.text.value = "";
+    this.text.placeholder = "Below is what was said in Talk. Type to read something else.";
   }
 
   /** Nobody looks any more. */
@@ -63,10 +64,10 @@ export class LookRoom {
   }
 
   #build() {
-    const placeholder = "Below is what was said in Talk. Type to read something else.";
-    this.text = make("textarea", { rows: 2, class: "be-text", "aria-label": "the text that is read", placeholder });
+    this.text = make("textarea", { rows: 2, class: "be-text", "aria-label": "the text that is read" });
     this.text.value = this.info.example;
     this.text.addEventListener("input", () => {
+      this.text.placeholder = "";
       this.ids = null;
       this.position = null;
       clearTimeout(this.timer);
@@ -75,6 +76,7 @@ export class LookRoom {
     this.asTurn = make("input", { type: "checkbox" });
     this.asTurn.checked = this.isChat;
     this.asTurn.addEventListener("change", () => {
+      this.text.placeholder = "";
       this.ids = null;
       this.position = null;
       this.#update();

@@ -173,7 +173,7 @@ export class TalkRoom {
     this.#draw();
     this.panel.replaceChildren(make("p", { class: "be-empty" }, "One moment."));
     const ids = [...reply.tokens[0].prompt, ...reply.tokens.slice(0, index).map(({ id }) => id)];
-    const read = ids.slice(-this.info.config.context_length);
+    const read = ids.slice(-(said.read ?? this.info.config.context_length));
     const last = read.length - 1;
     const want = ["pattern", "lens", "attribution", "logits"];
     const request = { text: null, turns: null, ids: read, step: reply.step, off: [], want, position: last, token: said.id, k: MOST_NAMED };

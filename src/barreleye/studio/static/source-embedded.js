@@ -116,7 +116,7 @@ export class EmbeddedSource {
       const id = sample(logits_V, drawn, drawn.repetition_penalty === 1 ? [] : ids, numbers());
       if (this.tokenizer.stopIds.has(id)) break;
       const top = topK(logits_V, TOP).map((each) => this.#named(each, logits_V[each]));
-      yield { id, text: text.feed(id), top, position: ids.length, ...(said ? {} : { prompt }) };
+      yield { id, text: text.feed(id), top, position: ids.length, read: cache.length, ...(said ? {} : { prompt }) };
       ids.push(id);
       unread = [id];
       if (cache.length === config.context_length) {

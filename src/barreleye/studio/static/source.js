@@ -42,7 +42,7 @@
  * @typedef {{turns: Turn[], step?: number | null, off?: string[], sampling?: Partial<Sampling>, seed?: number,
  *     signal?: AbortSignal}} Talk whoever no longer listens may say so at once
  * @typedef {{id: number, text: string, top: {id: number, text: string, logit: number}[], position: number,
- *     prompt?: number[]} | {done: true, ids: number[], text: string}} Said
+ *     prompt?: number[], read?: number} | {done: true, ids: number[], text: string}} Said
  *
  * @typedef {object} Source
  * @property {() => Promise<Info>} info

@@ -31,7 +31,7 @@ for (const [name, { element }] of Object.entries(ROOMS)) define(`st-${name}`, el
 /**
  * What a room knows of the page around it. Tells "runs" when the list has been read anew.
  * @typedef {{name: string, state: string, step: number, steps: number, kind: string, source: string, parameters: number,
- *     loss: number | null, problem: string | null}} RunEntry
+ *     loss: number | null, problem: string | null, asked: string, doing: string, ways: string[]}} RunEntry
  */
 class Studio extends EventTarget {
   constructor() {
@@ -84,7 +84,8 @@ class Studio extends EventTarget {
     this.#well("runs");
     this.#drawTop();
     this.dispatchEvent(new Event("runs"));
-    if (this.place.firstChild?.classList.contains("st-empty")) await this.open(); // perhaps there is something by now
+    const isOpening = this.place.hasAttribute("aria-busy");
+    if (!isOpening && this.place.firstChild?.classList.contains("st-empty")) await this.open(); // perhaps there is something by now
   }
 
   /** The room of the address. */

@@ -15,6 +15,7 @@ const BOTH = {
 const system = matchMedia("(prefers-color-scheme: dark)");
 const tables = new Map();
 const painted = new Set();
+const gone = new FinalizationRegistry((reference) => painted.delete(reference));
 
 export function isDark() {
   const chosen = document.documentElement.dataset.theme;
@@ -24,15 +25,13 @@ export function isDark() {
 /** Calls back when light becomes dark or the other way. Elements that are gone are forgotten. */
 export function onTheme(element, redraw) {
   element.redraw = redraw; // lives as long as the element
-  painted.add(new WeakRef(element));
+  const reference = new WeakRef(element);
+  painted.add(reference);
+  gone.register(element, reference);
 }
 
 function redrawAll() {
-  for (const reference of painted) {
-    const element = reference.deref();
-    if (element) element.redraw();
-    else painted.delete(reference);
-  }
+  for (const reference of painted) reference.deref()?.redraw();
 }
 
 system.addEventListener("change", redrawAll);

@@ -28,12 +28,17 @@ export class Course {
     if (this.found.state === "learning") this.listen();
   }
 
-  /** From where it is, for as long as it learns; asked for anew where others are listened to. */
-  follow() {
+  /**
+   * From where it is, for as long as it learns; asked for anew where others are listened to, or it has ended meanwhile.
+   * @param {string} state of the run, by now
+   */
+  follow(state) {
     if (this.events?.readyState === EventSource.CLOSED) this.#deaf(); // refused, as by another launch of the studio
-    if (this.events || !this.found) return;
-    if (heard < MOST_HEARD) this.listen();
-    else this.load().catch(() => {}); // the next time, perhaps
+    if (this.events || !this.found || this.loading) return;
+    if (state === "learning" && heard < MOST_HEARD) return this.listen();
+    this.loading = this.load()
+      .catch(() => {}) // the next time, perhaps
+      .finally(() => (this.loading = null));
   }
 
   listen() {

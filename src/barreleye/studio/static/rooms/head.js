@@ -40,14 +40,22 @@ export function exampleOf(info) {
  * @returns {() => void} ends it
  */
 export function onLaterSteps(studio, source, then) {
-  let [step, newest] = [studio.run?.step, source.known.steps.at(-1)];
+  let [seen, ended, newest] = [null, false, source.known.steps.at(-1)];
   const look = latest(async () => {
-    if (studio.run?.name !== source.known.name || studio.run.step === step) return;
-    step = studio.run.step;
+    const { run } = studio;
+    if (run?.name !== source.known.name) return;
+    // The record is ahead of the weights, which are saved after the last look: so once more when the state is another.
+    const now = `${run.step} ${run.state} ${run.doing}`;
+    if (now === seen && run.state !== "learning") return;
     const { steps } = await source.open();
+    seen = now;
+    if (ended) return;
     if (steps.at(-1) !== newest) then(steps);
     newest = steps.at(-1);
   });
   studio.addEventListener("runs", look);
-  return () => studio.removeEventListener("runs", look);
+  return () => {
+    ended = true;
+    studio.removeEventListener("runs", look);
+  };
 }

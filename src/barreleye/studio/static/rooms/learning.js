@@ -79,7 +79,8 @@ export class LearningRoom extends HTMLElement {
   #follow() {
     const { runs } = this.studio;
     for (const course of this.courses) {
-      if (runs.find(({ name }) => name === course.name)?.state === "learning") course.follow();
+      const state = runs.find(({ name }) => name === course.name)?.state;
+      if (state && [state, course.found?.state].includes("learning")) course.follow(state);
     }
     const others = runs.filter(({ name, state }) => state !== "corrupt" && name !== this.info.name);
     const shown = this.courses.map(({ name }) => name);

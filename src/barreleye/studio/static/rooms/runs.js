@@ -82,7 +82,7 @@ class Row {
     write(this.problem, problem ?? "");
     this.problem.hidden = !problem;
     for (const link of this.links) link.hidden = corrupt;
-    this.file.hidden = !CARRIED.includes(state); // there are weights
+    this.file.hidden = !CARRIED.includes(state) || parameters === null; // there are no weights yet
     this.buttons.draw(run);
   }
 }

@@ -9,8 +9,9 @@ export class TalkHere extends HTMLElement {
   connectedCallback() {
     const { studio, source, info } = this;
     const { name } = info;
-    if (!rooms.has(name)) rooms.set(name, new TalkRoom(source, info));
-    this.room = rooms.get(name);
+    const model = JSON.stringify([info.kind, info.character, info.config]); // another may have taken the name
+    if (rooms.get(name)?.model !== model) rooms.set(name, { model, room: new TalkRoom(source, info) });
+    this.room = rooms.get(name).room;
     this.room.step = info.steps.at(-1); // talks as the newest
     this.ended = onLaterSteps(studio, source, (steps) => (this.room.step = steps.at(-1)));
     this.open = ({ detail }) => {

@@ -24,10 +24,17 @@ export class TimeHere extends HTMLElement {
       this.room.goTo(step);
       this.room.show();
       await shown; // a hand that drags on is not kept waiting for the reply; who plays would not see it otherwise
-      Promise.race([said, new Promise((resolve) => setTimeout(resolve, LONGEST_REPLY))]).then(() => slider.played());
+      Promise.race([said, new Promise((resolve) => setTimeout(resolve, LONGEST_REPLY))]).then(() => {
+        if (slider.data.step === step) slider.played();
+      });
     });
     slider.addEventListener("step", (event) => follow(event.detail.step));
-    this.ended = onLaterSteps(studio, source, (steps) => (slider.data = { ...slider.data, steps }));
+    this.ended = onLaterSteps(studio, source, (steps) => {
+      const before = slider.data.step;
+      const step = steps.includes(before) ? before : steps.at(-1); // what was saved last is kept only until the next save
+      slider.data = { steps, step };
+      if (step !== before) follow(step);
+    });
     const words = "Drag through the training, or play it: the same text, read and answered by the model as it was at each step.";
     const bar = make("div", { class: "be-time st-time" }, slider);
     this.append(roomHead(studio.run, info, "Time", words), bar, this.room.element, inside.element);

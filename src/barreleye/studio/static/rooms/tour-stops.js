@@ -22,7 +22,10 @@ define("be-scatter-map", ScatterMap);
 define("be-time-slider", TimeSlider);
 define("be-token-row", TokenRow);
 
-/** build: makes what is shown once, {element, update(tour)}; update is called when the text is another. */
+/**
+ * build: makes what is shown once, {element, update(tour), renew?(tour)}; update is called when the text is another, renew
+ * when there are weights of later steps.
+ */
 export const STOPS = [
   {
     title: "Text",
@@ -206,7 +209,8 @@ function time(tour) {
   const slider = make("be-time-slider");
   const row = make("be-token-row");
   const note = make("p", { class: "be-note" });
-  slider.data = { steps: tour.info.steps, step: tour.step };
+  const renew = ({ info: { steps }, step }) => (slider.data = { steps, step });
+  renew(tour);
   slider.addEventListener("step", () => tour.update());
   const update = async () => {
     const { step } = slider.data;
@@ -221,7 +225,7 @@ function time(tour) {
     const link = make("a", { href: `#/${room}${room === "runs" ? "" : `/${part(tour.info.name)}`}` }, { talk: "talk to it", look: "look through its head", time: "travel through its training", runs: "grow one of your own" }[room]);
     return i ? [" · ", link] : [link];
   }));
-  return { element: make("div", { class: "st-tour-time" }, slider, only, row, note, on), update };
+  return { element: make("div", { class: "st-tour-time" }, slider, only, row, note, on), update, renew };
 }
 
 function lossInWords(losses) {

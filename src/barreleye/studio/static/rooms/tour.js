@@ -2,7 +2,7 @@
 
 import { make } from "../elements/define.js";
 import { latest } from "../source.js";
-import { exampleOf, roomHead } from "./head.js";
+import { exampleOf, onLaterSteps, roomHead } from "./head.js";
 import { STOPS } from "./tour-stops.js";
 
 export class TourRoom extends HTMLElement {
@@ -30,7 +30,17 @@ export class TourRoom extends HTMLElement {
     );
     this.stops = STOPS.map(({ build }) => ({ build }));
     this.update = latest(() => this.#update());
+    this.ended = onLaterSteps(studio, this.source, (steps) => {
+      this.step = steps.at(-1);
+      this.info = { ...info, steps };
+      for (const { view } of this.stops) view?.renew?.(this);
+      this.update();
+    });
     this.#go(0, false);
+  }
+
+  disconnectedCallback() {
+    this.ended();
   }
 
   /** What is asked of the Source: a chat model is told the text, another reads it. */
