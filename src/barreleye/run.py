@@ -99,8 +99,8 @@ class Run:
             raise ValueError(f"{file}: {error}; put the config.toml back that it was trained with") from None
 
     def weights_file(self, step: int | None = None) -> Path:
-        """Where they lie: of the step that was saved last, in full precision. Raises ValueError for a step that is none of
-        `steps()`."""
+        """Where they lie; of the step that was saved last, in full precision. Raises ValueError for a step that is none
+        of `steps()`."""
         kept, file = self.snapshots(), self.path / "model" / "model.safetensors"
         # Without states, model/ is the newest there is; before the first save it is not there.
         saved = self.step if self.states() else max(kept, default=0)
