@@ -162,7 +162,7 @@ class Studio:
     def __init__(self, folder, cwd):
         command = [sys.executable, "-m", "barreleye", "studio", "--no-open", str(folder)]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, preexec_fn=listens_to_ctrl_c
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, preexec_fn=listens
         )
         self.line = self.process.stdout.readline()
         self.address, self.token = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", self.line).groups()
@@ -175,9 +175,10 @@ class Studio:
         return self.process.returncode, out, err
 
 
-def listens_to_ctrl_c():
-    """Also where the tests run in the background, which a shell makes deaf to it."""
+def listens():
+    """Also where the tests run in the background or under nohup, which make deaf to these."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
