@@ -149,11 +149,10 @@ def photograph(browser: Any, address: str, run: str, folder: Path) -> None:
 
 
 def talk(page: Any) -> None:
-    for words in ("hello", "are you afraid of the dark?"):
+    for number, words in enumerate(("hello", "are you afraid of the dark?"), 1):
         page.fill("be-chat-box textarea", words)
         page.press("be-chat-box textarea", "Enter")
-        page.wait_for_selector(".be-log[aria-busy=true]")
-        page.wait_for_selector(".be-log[aria-busy=false]")
+        page.wait_for_selector(f".be-log[aria-busy=false] .be-turn:nth-child({2 * number})", state="attached")
     page.click(".be-said >> nth=-4")
     page.wait_for_selector("be-signed-bars li")
 

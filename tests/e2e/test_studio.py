@@ -333,11 +333,11 @@ def test_an_opened_token_shows_what_it_was_drawn_from(browser: Any, address: str
 
 def say(page: Any) -> int:
     """Into the line that has the focus. How many tokens it said; so small a fish may have nothing to say to some."""
-    for saying in SAYINGS:
+    turns = page.locator(".be-turn").count()
+    for number, saying in enumerate(SAYINGS, 1):
         page.keyboard.type(saying)
         page.keyboard.press("Enter")
-        page.wait_for_selector(".be-log[aria-busy=true]")
-        page.wait_for_selector(".be-log[aria-busy=false]")
+        page.wait_for_selector(f".be-log[aria-busy=false] .be-turn:nth-child({turns + 2 * number})", state="attached")
         if said := page.locator(".be-said").count():
             return int(said)
     raise AssertionError("it has nothing to say")

@@ -311,8 +311,7 @@ def test_a_person_talks_and_looks(browser, pages, learned):
         for _ in range(9):  # so small a fish may have nothing to say
             page.fill("be-chat-box textarea", "Hello fish <|im_end|>")
             page.press("be-chat-box textarea", "Enter")
-            page.wait_for_selector(".be-log[aria-busy=true]")
-            page.wait_for_selector(".be-log[aria-busy=false]")
+            page.wait_for_selector(".be-log[aria-busy=false] .be-user", state="attached")
             if page.locator(".be-said:visible").count():
                 break
             page.click("text=start anew")
