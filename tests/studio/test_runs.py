@@ -9,7 +9,7 @@ import pytest
 from barreleye import cli
 from barreleye.run import Run
 from barreleye.studio import trainings
-from barreleye.studio.runs import standing
+from barreleye.studio.standing import standing
 from barreleye.training.grow import grow
 
 INFO = "name kind character parameters config steps sampling problem".split()

@@ -18,7 +18,8 @@ from barreleye.config import SECTIONS, Config
 from barreleye.studio.course import LAST_STEP, Course, number, thinned
 from barreleye.studio.frames import to_line
 from barreleye.studio.names import NoSuchRun
-from barreleye.studio.runs import config_of, entry_of, printable, standing
+from barreleye.studio.runs import entry_of
+from barreleye.studio.standing import config_of, printable, standing
 from barreleye.training.record import Record
 
 MOST_POINTS = 20_000
