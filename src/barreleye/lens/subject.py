@@ -40,13 +40,20 @@ def subject_of(who: Who, step: int | None = None) -> Subject:
     if isinstance(who, tuple) and step is None:
         return Subject(*who)
     run = run_of(who, "steps to look back at")
-    return _open(run.path, step, saved_ns(run, step))
+    return _open(run.path, step, files_of(run, step))
 
 
 def saved_ns(run: Run, step: int | None) -> int:
     """When the weights were saved: a step may be learned, and so saved, again. 0 where they are not there."""
     file = run.weights_file(step)
     return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def files_of(run: Run, step: int | None) -> tuple[int, ...]:
+    """Which files the weights of a step and the configuration are: others where they were written anew, or another run
+    was put in the place of this one."""
+    files = [file.stat() for file in (run.weights_file(step), run.path / "config.toml") if file.exists()]
+    return tuple(number for status in files for number in (status.st_mtime_ns, status.st_ino))
 
 
 def run_of(who: Who, what: str) -> Run:
@@ -57,8 +64,8 @@ def run_of(who: Who, what: str) -> Run:
 
 
 @lru_cache(MODELS_KEPT)
-def _open(path: Path, step: int | None, saved_ns: int) -> Subject:
-    """Opened once for as long as the weights stay as they are."""
+def _open(path: Path, step: int | None, files: tuple[int, ...]) -> Subject:
+    """Opened once for as long as the files stay as they are."""
     run = Run(path)
     tokenizer = run.tokenizer  # first: it is the faster one to find wrong
     return Subject(run.load_model(step=step), tokenizer, next(iter(run.characters), ""))

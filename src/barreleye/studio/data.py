@@ -12,7 +12,7 @@ from barreleye.data.chats import parse_chat_line
 from barreleye.data.merging import merge_moves
 from barreleye.data.text import check_file
 from barreleye.data.tokenizer import Tokenizer
-from barreleye.lens.subject import Subject, saved_ns
+from barreleye.lens.subject import Subject, files_of
 from barreleye.lens.weights import pca
 from barreleye.run import Run
 from barreleye.studio.frames import finite
@@ -88,11 +88,11 @@ def data(
 def embeddings(name: str, request: Request, step: Annotated[int | None, Query(ge=0)] = None) -> dict[str, Any]:
     """The tokens on the two axes along which their embeddings differ most."""
     run = run_named(request.app.state.folder, name)
-    return embeddings_map(run.path, step, saved_ns(run, step))
+    return embeddings_map(run.path, step, files_of(run, step))
 
 
 @lru_cache(32)
-def embeddings_map(path: Path, step: int | None, saved_ns: int) -> dict[str, Any]:
+def embeddings_map(path: Path, step: int | None, files: tuple[int, ...]) -> dict[str, Any]:
     """Of a run's weights as they were saved then: of the first 8,192 tokens, where there are more."""
     subject: Subject = OPENED.subject(Run(path), step)
     vectors_NC = subject.model.embed.weight.detach()[:MOST_MAPPED]

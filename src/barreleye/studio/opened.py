@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from barreleye.data.tokenizer import FILE_NAME, Tokenizer
-from barreleye.lens.subject import Subject
+from barreleye.lens.subject import Subject, files_of
 from barreleye.lens.timeline import with_weights
 from barreleye.run import Run
 
@@ -31,7 +31,7 @@ class Opened:
     def subject(self, run: Run, step: int | None = None) -> Subject:
         """As last saved, or as it was at one of `run.steps()`. Raises ValueError where there is no such step, or it
         is damaged."""
-        key = run.path, step, (*which(run.weights_file(step)), *which(run.path / "config.toml"))
+        key = run.path, step, files_of(run, step)
         if (found := self._find(key)) is not None:
             return found
         with self._opening:
@@ -97,14 +97,6 @@ class Opened:
             while len(self._subjects) > 1 and sum(map(size_of, self._subjects.values())) > self.most_bytes:
                 self._subjects.popitem(last=False)
         return subject
-
-
-def which(file: Path) -> tuple[int, ...]:
-    """Another one for a file that was written anew, or put in its place."""
-    if not file.exists():
-        return ()
-    status = file.stat()
-    return status.st_mtime_ns, status.st_ino
 
 
 def size_of(subject: Subject) -> int:
