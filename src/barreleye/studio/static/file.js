@@ -1,5 +1,6 @@
 /** The exported page: the rooms, over the weights that are in it. */
 
+import { isDark } from "./elements/colors.js";
 import { fileRooms } from "./file-rooms.js";
 import { penalize, probabilities, randomNumbers, sample } from "./sampling.js";
 
@@ -19,8 +20,7 @@ function start() {
   document.getElementById("theme").before(tabs);
   document.getElementById("top").after(element);
   document.getElementById("theme").addEventListener("click", () => {
-    const dark = getComputedStyle(document.body).getPropertyValue("--is-dark").trim() === "1";
-    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
   });
   // For whoever reads this page's source: everything the rooms use, at the console.
   Object.assign(globalThis, { barreleye: { source, table, rooms, sampling: { penalize, probabilities, randomNumbers, sample } } });

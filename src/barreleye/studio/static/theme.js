@@ -1,12 +1,12 @@
 /** Light or dark: as the system has it, until the switch is used; then as it was left. */
 
+import { isDark } from "./elements/colors.js";
+
 const KEPT = "barreleye-theme";
 
 /** @param {HTMLButtonElement} button */
 export function startTheme(button) {
-  const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
-  const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
   const draw = () => {
     button.textContent = isDark() ? "light" : "dark";
     button.setAttribute("aria-label", `change to the ${button.textContent} theme`);
@@ -18,6 +18,6 @@ export function startTheme(button) {
     localStorage.setItem(KEPT, root.dataset.theme);
     draw();
   });
-  system.addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   draw();
 }

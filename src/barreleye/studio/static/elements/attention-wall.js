@@ -5,36 +5,21 @@
  * Tells "open" {layer, head} when a thumbnail is chosen, "switch" {layer, head} when its switch is.
  */
 
-import { onTheme } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, rove, tell } from "./define.js";
 import { hint, percent } from "./hint.js";
 import { drawMatrix } from "./matrix.js";
 
-export class AttentionWall extends HTMLElement {
-  #data = null;
+export class AttentionWall extends DataElement {
   #cells = [];
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+  build() {
     rove(this, ".be-thumb");
     hint(this, (event) => this.#words(event.target.closest(".be-head")));
-    onTheme(this, () => this.#draw());
-    this.#draw();
   }
 
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
-  }
-
-  #draw() {
-    if (!this.#data) return;
-    const { pattern, selected, off } = this.#data;
+  draw() {
+    const { pattern, selected, off } = this.data;
     const [layers, heads, n] = pattern.shape;
     if (this.#cells.length !== layers * heads) this.#build(layers, heads);
     this.#cells.forEach(({ cell, thumb, canvas, toggle }, i) => {
@@ -69,7 +54,7 @@ export class AttentionWall extends HTMLElement {
   }
 
   #of(i) {
-    const { shape, data } = this.#data.pattern;
+    const { shape, data } = this.data.pattern;
     const size = shape[2] * shape[3];
     return data.subarray(i * size, (i + 1) * size);
   }
@@ -78,7 +63,7 @@ export class AttentionWall extends HTMLElement {
   #words(cell) {
     if (!cell) return null;
     const i = this.#cells.findIndex((each) => each.cell === cell);
-    const [, heads, n] = this.#data.pattern.shape;
+    const [, heads, n] = this.data.pattern.shape;
     const weights = this.#of(i);
     let [first, before, own] = [0, 0, 0];
     for (let t = 1; t < n; t++) {
@@ -87,7 +72,7 @@ export class AttentionWall extends HTMLElement {
       own += weights[t * n + t];
     }
     const share = (sum) => percent(sum / Math.max(n - 1, 1));
-    const off = this.#data.off.has(cell.dataset.head) ? " (switched off)" : "";
+    const off = this.data.off.has(cell.dataset.head) ? " (switched off)" : "";
     return [
       `layer ${Math.floor(i / heads)}, head ${i % heads}${off}`,
       `first token ${share(first)}, token before ${share(before)}, itself ${share(own)}`,

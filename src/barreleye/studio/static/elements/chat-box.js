@@ -6,14 +6,11 @@
  * Tells "say" {text}, "stop", "forget" and "open" {turn, index}.
  */
 
+import { DataElement } from "./data-element.js";
 import { define, make, rove, tell } from "./define.js";
 
-export class ChatBox extends HTMLElement {
-  #data = { turns: [], busy: false, says: "say", placeholder: "", opened: null };
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class ChatBox extends DataElement {
+  build() {
     this.log = make("div", { class: "be-log", role: "log", "aria-live": "polite" });
     this.problem = make("p", { class: "be-problem", role: "alert" });
     this.line = make("textarea", { rows: 1, "aria-label": "what you say", autocomplete: "off" });
@@ -26,22 +23,12 @@ export class ChatBox extends HTMLElement {
       this.#submit();
     });
     this.line.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#data.busy) return tell(this, "stop");
+      if (event.key === "Escape" && this.data.busy) return tell(this, "stop");
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      if (!this.#data.busy) this.#submit(); // else what is typed waits
+      if (!this.data.busy) this.#submit(); // else what is typed waits
     });
     rove(this.log, ".be-said");
-    this.#draw();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
   }
 
   /** What could not be said is not lost. */
@@ -50,16 +37,15 @@ export class ChatBox extends HTMLElement {
   }
 
   #submit() {
-    if (this.#data.busy) return tell(this, "stop");
+    if (this.data.busy) return tell(this, "stop");
     const text = this.line.value;
     if (!text.trim()) return;
     this.line.value = "";
     tell(this, "say", { text });
   }
 
-  #draw() {
-    if (!this.ready) return;
-    const { turns, busy, says, placeholder, problem } = this.#data;
+  draw() {
+    const { turns, busy, says, placeholder, problem } = this.data;
     const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
     while (this.log.children.length > turns.length) this.log.lastChild.remove();
     turns.forEach((turn, index) => this.#turn(turn, index));
@@ -93,7 +79,7 @@ export class ChatBox extends HTMLElement {
       const button = said.children[index];
       const shown = token.text || "·"; // a part of a character whose rest comes later
       if (button.textContent !== shown) button.textContent = shown;
-      const { opened } = this.#data;
+      const { opened } = this.data;
       button.setAttribute("aria-pressed", String(opened?.turn === turn && opened?.index === index));
     });
   }

@@ -22,9 +22,8 @@ export function isDark() {
   return chosen ? chosen === "dark" : system.matches;
 }
 
-/** Calls back when light becomes dark or the other way. Elements that are gone are forgotten. */
-export function onTheme(element, redraw) {
-  element.redraw = redraw; // lives as long as the element
+/** An element is redrawn when light becomes dark or the other way. One that is gone is forgotten. */
+export function onTheme(element) {
   const reference = new WeakRef(element);
   painted.add(reference);
   gone.register(element, reference);

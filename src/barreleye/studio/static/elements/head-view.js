@@ -6,7 +6,7 @@
  * Tells "query" {position} and "switch" {layer, head}.
  */
 
-import { onTheme } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, tell } from "./define.js";
 import { hint, percent } from "./hint.js";
 import { cellAt, drawMatrix } from "./matrix.js";
@@ -19,12 +19,8 @@ const STAGES = [
   { name: "times V", about: "what each query takes along, channel by channel" },
 ];
 
-export class HeadView extends HTMLElement {
-  #data = null;
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class HeadView extends DataElement {
+  build() {
     define("be-token-row", TokenRow);
     this.heading = make("h3");
     this.toggle = make("button", { type: "button", class: "be-plain", onclick: () => this.#flip() });
@@ -43,38 +39,26 @@ export class HeadView extends HTMLElement {
         const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
         if (!by) return;
         event.preventDefault();
-        this.#choose(this.#data.query + by);
+        this.#choose(this.data.query + by);
       });
     });
     this.row.addEventListener("pick", (event) => {
       event.stopPropagation();
       this.#choose(event.detail.index);
     });
-    onTheme(this, () => this.#draw());
-    this.#draw();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
   }
 
   #choose(position) {
-    if (position >= 0 && position < this.#data.tokens.length) tell(this, "query", { position });
+    if (position >= 0 && position < this.data.tokens.length) tell(this, "query", { position });
   }
 
   #flip() {
-    const { layer, head } = this.#data;
+    const { layer, head } = this.data;
     tell(this, "switch", { layer, head });
   }
 
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { tokens, layer, head, scores, pattern, z, result, off, query } = this.#data;
+  draw() {
+    const { tokens, layer, head, scores, pattern, z, result, off, query } = this.data;
     const n = tokens.length;
     const future = (row, column) => column > row;
     this.heading.textContent = `Layer ${layer}, head ${head}`;
@@ -93,7 +77,7 @@ export class HeadView extends HTMLElement {
 
   #words(stage, cell) {
     if (!cell) return null;
-    const { tokens, scores, pattern, z } = this.#data;
+    const { tokens, scores, pattern, z } = this.data;
     const { row, column } = cell;
     const from = `${tokens[row].text} (${row})`;
     if (stage === 3) return `${from}, channel ${column}: ${z.data[row * z.shape[1] + column].toFixed(3)}`;

@@ -20,16 +20,20 @@ function box() {
 export function hint(element, say) {
   const show = (event) => {
     const words = say(event);
-    if (!words) return hide();
+    if (!words) return hideHint();
     const near = event.target.getBoundingClientRect();
     const [x, y] = event.type === "focusin" ? [near.left, near.bottom] : [event.clientX, event.clientY];
     showHint(words, x, y);
   };
-  const hide = hideHint;
   element.addEventListener("pointermove", show);
   element.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && show(event));
-  element.addEventListener("pointerleave", hide);
-  element.addEventListener("focusout", hide);
+  element.addEventListener("pointerleave", hideHint);
+  element.addEventListener("focusout", hideHint);
+}
+
+/** Of the parts that a selector finds, each says what is in its data-words. */
+export function hintOf(element, selector) {
+  hint(element, (event) => event.target.closest(selector)?.dataset.words ?? null);
 }
 
 /** As when what it speaks of is taken away. */

@@ -6,33 +6,18 @@
  * Tells "pick" {index}.
  */
 
-import { heat, onTheme } from "./colors.js";
+import { heat } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, rove, tell } from "./define.js";
-import { hint, percent } from "./hint.js";
+import { hintOf, percent } from "./hint.js";
 
-export class LensGrid extends HTMLElement {
-  #data = null;
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
-    hint(this, (event) => event.target.closest("td")?.dataset.words ?? null);
-    onTheme(this, () => this.#draw());
-    this.#draw();
+export class LensGrid extends DataElement {
+  build() {
+    hintOf(this, "td");
   }
 
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
-  }
-
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { tokens, lens, probability, first = 0, last = tokens.length - 1, selected } = this.#data;
+  draw() {
+    const { tokens, lens, probability, first = 0, last = tokens.length - 1, selected } = this.data;
     const had = [...this.querySelectorAll("tfoot button")].indexOf(document.activeElement);
     const positions = Array.from({ length: last - first + 1 }, (_, i) => first + i);
     const lines = lens.map((row, place) => {
@@ -63,7 +48,7 @@ export class LensGrid extends HTMLElement {
   #cell({ text, probability }, t, name, next) {
     const cell = make("td", {}, text);
     heat(cell, probability);
-    const { tokens } = this.#data;
+    const { tokens } = this.data;
     const came = t + 1 < tokens.length ? [`${tokens[t + 1].text}, which came next: ${percent(next)}`] : [];
     cell.dataset.words = [`${name}, after ${tokens[t].text} (${t})`, `${text}: ${percent(probability)}`, ...came].join("\n");
     return cell;

@@ -10,9 +10,10 @@
  */
 
 import { nearest, powers, say, ticks } from "./axes.js";
-import { isDark, onTheme } from "./colors.js";
+import { isDark } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, tell } from "./define.js";
-import { showHint } from "./hint.js";
+import { hideHint, showHint } from "./hint.js";
 
 /** After Okabe and Ito 2008: told apart by the color-blind too. */
 const COLORS = {
@@ -28,40 +29,26 @@ const MOST_SAID = 12; // lines in a hint
 const LEAST_DRAG = 6; // pixels
 const PIN = 9; // pixels around a pin
 
-export class LineChart extends HTMLElement {
-  #data = null;
+export class LineChart extends DataElement {
   #hidden = new Set();
   #cursor = null; // a step
   #drag = null;
   #waiting = 0;
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+  build() {
     this.canvas = make("canvas", { class: "be-chart", tabindex: 0, role: "img" });
     this.legend = make("div", { class: "be-legend" });
     this.append(this.canvas, this.legend);
     this.#listen();
-    new ResizeObserver(() => this.#soon()).observe(this.canvas);
-    onTheme(this, () => this.#soon());
-    this.#soon();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#soon();
-  }
-
-  get data() {
-    return this.#data;
+    new ResizeObserver(() => this.redraw()).observe(this.canvas);
   }
 
   /** However often new points come, one drawing a frame. */
-  #soon() {
+  redraw() {
     if (!this.ready || this.#waiting) return;
     this.#waiting = requestAnimationFrame(() => {
       this.#waiting = 0;
-      this.#draw();
+      super.redraw();
     });
   }
 
@@ -89,7 +76,7 @@ export class LineChart extends HTMLElement {
       } else {
         this.#choosePin(event.offsetX);
       }
-      this.#soon();
+      this.redraw();
     });
     canvas.addEventListener("pointercancel", () => (this.#drag = null));
     canvas.addEventListener("pointerleave", () => this.#leave());
@@ -127,28 +114,28 @@ export class LineChart extends HTMLElement {
 
   #point(step, clientX, clientY) {
     this.#cursor = step;
-    this.#soon();
+    this.redraw();
     showHint(this.#words(step), clientX, clientY);
   }
 
   #leave() {
     this.#cursor = null;
-    document.querySelector("body > .be-hint")?.setAttribute("hidden", "");
-    this.#soon();
+    hideHint();
+    this.redraw();
   }
 
   #ask(range) {
     const whole = this.#extent();
     let asked = range && [Math.max(range[0], whole[0]), Math.min(range[1], whole[1])];
     if (asked && (asked[1] - asked[0] < 2 || asked[1] - asked[0] >= whole[1] - whole[0])) {
-      asked = asked[1] - asked[0] < 2 ? this.#data.range ?? null : null;
+      asked = asked[1] - asked[0] < 2 ? this.data.range ?? null : null;
     }
-    this.data = { ...this.#data, range: asked };
+    this.data = { ...this.data, range: asked };
     tell(this, "range", { range: asked });
   }
 
   #choosePin(x) {
-    const near = (this.#data.notes ?? []).findIndex(({ step }) => Math.abs(this.frame.x(step) - x) <= PIN);
+    const near = (this.data.notes ?? []).findIndex(({ step }) => Math.abs(this.frame.x(step) - x) <= PIN);
     if (near >= 0) tell(this, "note", { index: near });
   }
 
@@ -160,7 +147,7 @@ export class LineChart extends HTMLElement {
 
   /** The numbers of all lines at a step, and what is pinned there. */
   #words(step) {
-    const { notes = [], levels = [], unit = "" } = this.#data;
+    const { notes = [], levels = [], unit = "" } = this.data;
     const found = this.#seen().map((line) => ({ line, point: nearest(line.points, step) })).filter(({ point }) => point);
     const at = found.reduce((best, { point }) => (Math.abs(point[0] - step) < Math.abs(best - step) ? point[0] : best), Infinity);
     const said = found.slice(0, MOST_SAID).map(({ line, point }) => {
@@ -169,7 +156,7 @@ export class LineChart extends HTMLElement {
     });
     const more = found.length > MOST_SAID ? [`and ${found.length - MOST_SAID} more`] : [];
     const pinned = notes.filter((note) => Math.abs(this.frame.x(note.step) - this.frame.x(step)) <= PIN).map(({ words }) => `▼ ${words}`);
-    const known = this.#data.sayLevels === false ? [] : levels.map(({ name, value }) => `${name}: ${say(value)}`);
+    const known = this.data.sayLevels === false ? [] : levels.map(({ name, value }) => `${name}: ${say(value)}`);
     const head = Number.isFinite(at) ? `step ${at.toLocaleString("en")}${unit && `, ${unit}`}` : `step ${Math.round(step)}`;
     return [head, ...said, ...more, ...known, ...pinned].join("\n");
   }
@@ -177,21 +164,20 @@ export class LineChart extends HTMLElement {
   // The drawing ----------------------------------------------------------------------------------------------------------
 
   #seen() {
-    return this.#data.lines.filter((line) => !this.#hidden.has(line.group ?? line.name) && line.points.length);
+    return this.data.lines.filter((line) => !this.#hidden.has(line.group ?? line.name) && line.points.length);
   }
 
   #extent() {
-    const ends = this.#data.lines.filter(({ points }) => points.length).map(({ points }) => [points[0][0], points.at(-1)[0]]);
+    const ends = this.data.lines.filter(({ points }) => points.length).map(({ points }) => [points[0][0], points.at(-1)[0]]);
     const first = Math.min(...ends.map(([from]) => from), Infinity);
     const last = Math.max(...ends.map(([, to]) => to), -Infinity);
     return Number.isFinite(first) ? [first, Math.max(last, first + 1)] : [0, 1];
   }
 
-  #draw() {
-    if (!this.#data) return;
+  draw() {
     const { width, height } = this.canvas.getBoundingClientRect();
     if (!width) return; // not seen
-    this.canvas.setAttribute("aria-label", this.#data.label);
+    this.canvas.setAttribute("aria-label", this.data.label);
     this.#drawLegend();
     const scale = devicePixelRatio;
     this.canvas.width = Math.round(width * scale);
@@ -206,16 +192,16 @@ export class LineChart extends HTMLElement {
     pen.beginPath();
     pen.rect(MARGIN.left, MARGIN.top - 2, width - MARGIN.left - MARGIN.right, height - MARGIN.top - MARGIN.bottom + 4);
     pen.clip();
-    for (const level of this.#data.levels ?? []) this.#drawLevel(pen, level, INK[theme]);
+    for (const level of this.data.levels ?? []) this.#drawLevel(pen, level, INK[theme]);
     for (const line of this.#seen()) this.#drawLine(pen, line, COLORS[theme][line.color % COLORS[theme].length]);
     pen.restore();
-    (this.#data.notes ?? []).forEach(({ step }) => this.#drawPin(pen, step, INK[theme]));
+    (this.data.notes ?? []).forEach(({ step }) => this.#drawPin(pen, step, INK[theme]));
     this.#drawCursor(pen, INK[theme]);
   }
 
   /** Which steps and values are seen, and where each stands. */
   #frameOf(width, height) {
-    const { range, log = false, levels = [] } = this.#data;
+    const { range, log = false, levels = [] } = this.data;
     const [first, last] = range ?? this.#extent();
     let [low, high] = [Infinity, -Infinity];
     for (const { points } of this.#seen()) {
@@ -259,7 +245,7 @@ export class LineChart extends HTMLElement {
       pen.fillText(step.toLocaleString("en"), at > width - 40 ? width - 2 : at, height - MARGIN.bottom + 6);
     }
     pen.textAlign = "left";
-    pen.fillText(this.#data.label, 4, 2);
+    pen.fillText(this.data.label, 4, 2);
   }
 
   #drawLevel(pen, { name, value }, ink) {
@@ -342,7 +328,7 @@ export class LineChart extends HTMLElement {
 
   /** A button for each line, or group of lines: it hides them. */
   #drawLegend() {
-    const groups = new Map(this.#data.lines.toReversed().map((each) => [each.group ?? each.name, each])); // the first of each
+    const groups = new Map(this.data.lines.toReversed().map((each) => [each.group ?? each.name, each])); // the first of each
     if (groups.size < 2) return this.legend.replaceChildren();
     const theme = isDark() ? "dark" : "light";
     const names = [...groups.keys()].reverse();
@@ -361,7 +347,7 @@ export class LineChart extends HTMLElement {
   #entry(name) {
     const flip = () => {
       if (!this.#hidden.delete(name)) this.#hidden.add(name);
-      this.#soon();
+      this.redraw();
     };
     return make("button", { type: "button", class: "be-entry", onclick: flip }, name);
   }

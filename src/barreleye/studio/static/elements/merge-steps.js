@@ -4,16 +4,15 @@
  * data: {kind: "characters" | ..., start: string[], moves: {left, right, rank, pieces: string[]}[], tokens: {id, text}[]}
  */
 
+import { DataElement } from "./data-element.js";
 import { define, make } from "./define.js";
-import { hint } from "./hint.js";
+import { hintOf } from "./hint.js";
 
-export class MergeSteps extends HTMLElement {
-  #data = null;
-  #at = 0;
+export class MergeSteps extends DataElement {
+  #at = 0; // merges done
+  #seen = null; // the data that they are of
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+  build() {
     const button = (words, by) => make("button", { type: "button", class: "be-plain", onclick: () => this.#go(by) }, words);
     this.slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "merges done" });
     this.slider.addEventListener("input", () => this.#go(Number(this.slider.value) - this.#at));
@@ -21,29 +20,18 @@ export class MergeSteps extends HTMLElement {
     this.said = make("p", { class: "be-note", "aria-live": "polite" });
     this.row = make("div", { class: "be-pieces" });
     this.append(this.row, this.said, this.tools);
-    hint(this.row, (event) => event.target.closest("span")?.dataset.words ?? null);
-    this.#draw();
-  }
-
-  /** A new text is shown as its tokens, all merges done. */
-  set data(data) {
-    this.#data = data;
-    this.#at = data.moves.length;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
+    hintOf(this.row, "span");
   }
 
   #go(by) {
-    this.#at = Math.min(Math.max(this.#at + by, 0), this.#data.moves.length);
-    this.#draw();
+    this.#at = Math.min(Math.max(this.#at + by, 0), this.data.moves.length);
+    this.redraw();
   }
 
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { kind, start, moves, tokens } = this.#data;
+  draw() {
+    const { kind, start, moves, tokens } = this.data;
+    if (this.data !== this.#seen) this.#at = moves.length; // a new text is shown as its tokens, all merges done
+    this.#seen = this.data;
     const move = moves[this.#at - 1];
     const done = this.#at === moves.length;
     const pieces = done ? tokens.map(({ text }) => text) : move ? move.pieces : start;

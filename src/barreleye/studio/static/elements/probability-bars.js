@@ -8,8 +8,9 @@
  */
 
 import { probabilities } from "../sampling.js";
+import { DataElement } from "./data-element.js";
 import { define, make, tell } from "./define.js";
-import { hint, percent } from "./hint.js";
+import { hintOf, percent } from "./hint.js";
 
 const SHOWN = 10;
 const SLIDERS = [
@@ -18,12 +19,8 @@ const SLIDERS = [
   { knob: "top_p", label: "top-p", min: 0, max: 1, step: 0.01 },
 ];
 
-export class ProbabilityBars extends HTMLElement {
-  #data = null;
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class ProbabilityBars extends DataElement {
+  build() {
     this.sliders = SLIDERS.map(({ knob, label, min, max, step }) => {
       const input = make("input", { type: "range", min, max, step, "aria-label": label });
       const value = make("output");
@@ -33,28 +30,17 @@ export class ProbabilityBars extends HTMLElement {
     this.panel = make("div", { class: "be-sliders" }, ...this.sliders.map(({ line }) => line));
     this.rows = make("ol", { class: "be-bars" });
     this.append(this.panel, this.rows);
-    hint(this.rows, (event) => event.target.closest("li")?.dataset.words ?? null);
-    this.#draw();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
+    hintOf(this.rows, "li");
   }
 
   #move(knob, value) {
-    const sampling = { ...this.#data.sampling, [knob]: value };
-    this.data = { ...this.#data, sampling };
+    const sampling = { ...this.data.sampling, [knob]: value };
+    this.data = { ...this.data, sampling };
     tell(this, "sampling", { sampling });
   }
 
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { entries, sampling, chosen, before, sliders = true } = this.#data;
+  draw() {
+    const { entries, sampling, chosen, before, sliders = true } = this.data;
     this.panel.hidden = !sliders;
     for (const { knob, input, value } of this.sliders) {
       input.value = sampling[knob];

@@ -5,7 +5,7 @@
  * Tells "pick" {index}.
  */
 
-import { onTheme } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, tell } from "./define.js";
 import { hint } from "./hint.js";
 import { cellAt, drawMatrix } from "./matrix.js";
@@ -16,12 +16,8 @@ const GRIDS = [
   { key: "mlp_norm", title: "added by the MLPs", row: (i) => `block ${i}` },
 ];
 
-export class ResidualGrid extends HTMLElement {
-  #data = null;
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class ResidualGrid extends DataElement {
+  build() {
     this.canvases = GRIDS.map(({ title }) => make("canvas", { class: "be-strip", tabindex: 0, role: "img", "aria-label": title }));
     this.said = make("p", { class: "be-note", role: "status" });
     GRIDS.forEach(({ title }, i) => {
@@ -33,36 +29,24 @@ export class ResidualGrid extends HTMLElement {
         const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
         if (!by) return;
         event.preventDefault();
-        this.#pick(this.#data.selected + by);
+        this.#pick(this.data.selected + by);
       });
     });
     this.append(this.said);
-    onTheme(this, () => this.#draw());
-    this.#draw();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
   }
 
   #pick(index) {
-    if (index >= 0 && index < this.#data.tokens.length) tell(this, "pick", { index });
+    if (index >= 0 && index < this.data.tokens.length) tell(this, "pick", { index });
   }
 
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { tokens, selected } = this.#data;
+  draw() {
+    const { tokens, selected } = this.data;
     GRIDS.forEach(({ key }, i) => {
-      const { shape, data } = this.#data[key];
+      const { shape, data } = this.data[key];
       drawMatrix(this.canvases[i], upsideDown(data, ...shape), ...shape);
       this.canvases[i].style.setProperty("--rows", shape[0]);
     });
-    const { shape, data } = this.#data.resid_norm;
+    const { shape, data } = this.data.resid_norm;
     const lengths = Array.from({ length: shape[0] }, (_, row) => data[row * shape[1] + selected].toFixed(1));
     this.said.textContent = `At ${tokens[selected].text} (${selected}) its length goes ${lengths.join(" → ")}. The last block is on top.`;
   }
@@ -70,10 +54,10 @@ export class ResidualGrid extends HTMLElement {
   #words(grid, cell) {
     if (!cell) return null;
     const { key, title, row } = GRIDS[grid];
-    const { shape, data } = this.#data[key];
+    const { shape, data } = this.data[key];
     const layer = shape[0] - 1 - cell.row;
     const length = data[layer * shape[1] + cell.column];
-    return `${title}, ${row(layer)}\nat ${this.#data.tokens[cell.column].text} (${cell.column}): length ${length.toFixed(2)}`;
+    return `${title}, ${row(layer)}\nat ${this.data.tokens[cell.column].text} (${cell.column}): length ${length.toFixed(2)}`;
   }
 }
 

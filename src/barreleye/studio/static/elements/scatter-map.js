@@ -4,24 +4,22 @@
  * data: {points: [x, y][], tokens: {id, text}[], marked?: Set<number> of ids, share?: number[] of each axis}
  */
 
-import { isDark, onTheme } from "./colors.js";
+import { isDark } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make } from "./define.js";
 import { hint, percent } from "./hint.js";
 
 const NEAR = 12; // pixels from the pointer to a point
 const INK = { light: ["#4d97c3", "#b65a0c", "#10202c"], dark: ["#3c96a0", "#f0a45a", "#e3edf3"] };
 
-export class ScatterMap extends HTMLElement {
-  #data = null;
+export class ScatterMap extends DataElement {
   #view = { x: 0.5, y: 0.5, zoom: 1 }; // the middle, in shares of the whole
   #drag = null;
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+  build() {
     this.canvas = make("canvas", { class: "be-map", tabindex: 0, role: "img", "aria-label": "map of the tokens" });
     this.find = make("input", { type: "search", placeholder: "find a token", "aria-label": "find a token" });
-    this.find.addEventListener("input", () => this.#draw());
+    this.find.addEventListener("input", () => this.redraw());
     const button = (words, label, act) => make("button", { type: "button", class: "be-plain", "aria-label": label, onclick: act }, words);
     const tools = make(
       "div",
@@ -34,17 +32,7 @@ export class ScatterMap extends HTMLElement {
     this.note = make("p", { class: "be-note" });
     this.append(tools, this.canvas, this.note);
     this.#listen();
-    new ResizeObserver(() => this.#draw()).observe(this.canvas);
-    onTheme(this, () => this.#draw());
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
+    new ResizeObserver(() => this.redraw()).observe(this.canvas);
   }
 
   #listen() {
@@ -86,12 +74,12 @@ export class ScatterMap extends HTMLElement {
 
   #go(view) {
     this.#view = view;
-    this.#draw();
+    this.redraw();
   }
 
   /** Where each point stands on the canvas, in CSS pixels. */
   #places(width, height) {
-    const { points } = this.#data;
+    const { points } = this.data;
     const axis = (at) => {
       const values = points.map((point) => point[at]).filter(Number.isFinite);
       const [least, most] = values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
@@ -105,9 +93,8 @@ export class ScatterMap extends HTMLElement {
     ]);
   }
 
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { tokens, marked = new Set(), share } = this.#data;
+  draw() {
+    const { tokens, marked = new Set(), share } = this.data;
     const { width, height } = this.canvas.getBoundingClientRect();
     if (!width) return; // not seen
     const scale = devicePixelRatio;
@@ -143,7 +130,7 @@ export class ScatterMap extends HTMLElement {
 
   /** Those whose names are written: what is marked or found, and what else there is room for. */
   #named(width, height, found) {
-    const { tokens, marked = new Set() } = this.#data;
+    const { tokens, marked = new Set() } = this.data;
     const taken = new Set();
     const chosen = [];
     const order = [...tokens.keys()].sort((a, b) => rank(b) - rank(a) || a - b);
@@ -172,7 +159,7 @@ export class ScatterMap extends HTMLElement {
       if (far < distance) [nearest, distance] = [i, far];
     });
     if (nearest < 0) return null;
-    const { tokens, points } = this.#data;
+    const { tokens, points } = this.data;
     return `${tokens[nearest].text}  token ${tokens[nearest].id}\nat ${points[nearest].map((v) => v.toFixed(3)).join(", ")}`;
   }
 }

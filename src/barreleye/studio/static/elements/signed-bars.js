@@ -4,8 +4,9 @@
  * data: {entries: {part, value}[], shown?: number (12)}
  */
 
+import { DataElement } from "./data-element.js";
 import { define, make } from "./define.js";
-import { hint } from "./hint.js";
+import { hintOf } from "./hint.js";
 
 const SHOWN = 12;
 
@@ -18,39 +19,33 @@ function partName(part) {
   return { hook_embed: "embedding", hook_pos_embed: "position" }[part] ?? part;
 }
 
-export class SignedBars extends HTMLElement {
-  #data = null;
+/**
+ * A line with a bar to one side of zero or the other.
+ * @param {number} size from -1 to 1
+ * @param {string} words on hover
+ */
+export function signedBar(name, size, number, words) {
+  const bar = make("span", { class: "be-bar", "aria-hidden": "true" }, make("b"));
+  const line = make("li", { tabindex: 0 }, make("span", { class: "be-name" }, name), bar, make("span", { class: "be-number" }, number));
+  line.classList.toggle("be-down", size < 0);
+  line.style.setProperty("--size", Math.abs(size));
+  line.dataset.words = words;
+  return line;
+}
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class SignedBars extends DataElement {
+  build() {
     this.rows = make("ol", { class: "be-bars be-signed" });
     this.append(this.rows);
-    hint(this.rows, (event) => event.target.closest("li")?.dataset.words ?? null);
-    this.#draw();
+    hintOf(this.rows, "li");
   }
 
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
-  }
-
-  #draw() {
-    if (!this.#data || !this.ready) return;
-    const { entries, shown = SHOWN } = this.#data;
+  draw() {
+    const { entries, shown = SHOWN } = this.data;
     const most = Math.max(...entries.map(({ value }) => Math.abs(value)), 1e-9);
     const lines = entries.slice(0, shown).map(({ part, value }) => {
-      const bar = make("span", { class: "be-bar", "aria-hidden": "true" }, make("b"));
-      const number = make("span", { class: "be-number" }, (value > 0 ? "+" : "−") + Math.abs(value).toFixed(2));
-      const line = make("li", { tabindex: 0 }, make("span", { class: "be-name" }, partName(part)), bar, number);
-      line.classList.toggle("be-down", value < 0);
-      line.style.setProperty("--size", Math.abs(value) / most);
-      line.dataset.words = `${part}\n${value > 0 ? "+" : "−"}${Math.abs(value).toFixed(3)} to the logit`;
-      return line;
+      const signed = (digits) => (value > 0 ? "+" : "−") + Math.abs(value).toFixed(digits);
+      return signedBar(partName(part), value / most, signed(2), `${part}\n${signed(3)} to the logit`);
     });
     this.rows.replaceChildren(...lines);
   }

@@ -5,17 +5,15 @@
  * Tells "step" {step}; while it plays, the next one comes when `played()` is called, so that no view is left behind.
  */
 
+import { DataElement } from "./data-element.js";
 import { define, make, tell } from "./define.js";
 
 const SHORTEST = 450; // milliseconds that a moment stays
 
-export class TimeSlider extends HTMLElement {
-  #data = { steps: [0], step: 0 };
+export class TimeSlider extends DataElement {
   #timer = 0;
 
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+  build() {
     this.play = make("button", { type: "button", class: "be-plain", onclick: () => this.#toggle() });
     this.input = make("input", { type: "range", min: 0, step: 1, "aria-label": "step of the training" });
     this.value = make("output");
@@ -25,20 +23,10 @@ export class TimeSlider extends HTMLElement {
       this.#go(index);
     });
     this.append(this.play, this.input, this.value);
-    this.#draw();
   }
 
   disconnectedCallback() {
     this.#stop();
-  }
-
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
   }
 
   get playing() {
@@ -50,17 +38,17 @@ export class TimeSlider extends HTMLElement {
     if (!this.playing) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const next = this.#data.steps.indexOf(this.#data.step) + 1;
-      if (next < this.#data.steps.length) this.#go(next);
+      const next = this.data.steps.indexOf(this.data.step) + 1;
+      if (next < this.data.steps.length) this.#go(next);
       else this.#stop();
     }, SHORTEST);
   }
 
   #toggle() {
     if (this.playing) return this.#stop();
-    const atEnd = this.#data.step === this.#data.steps.at(-1);
+    const atEnd = this.data.step === this.data.steps.at(-1);
     this.#timer = setTimeout(() => {}, 0);
-    this.#draw();
+    this.redraw();
     if (atEnd) this.#go(0);
     else this.played();
   }
@@ -68,18 +56,17 @@ export class TimeSlider extends HTMLElement {
   #stop() {
     clearTimeout(this.#timer);
     this.#timer = 0;
-    this.#draw();
+    this.redraw();
   }
 
   #go(index) {
-    const step = this.#data.steps[index];
-    this.data = { ...this.#data, step };
+    const step = this.data.steps[index];
+    this.data = { ...this.data, step };
     tell(this, "step", { step });
   }
 
-  #draw() {
-    if (!this.ready) return;
-    const { steps, step } = this.#data;
+  draw() {
+    const { steps, step } = this.data;
     this.input.max = steps.length - 1;
     this.input.value = steps.indexOf(step);
     this.input.setAttribute("aria-valuetext", `step ${step}`);

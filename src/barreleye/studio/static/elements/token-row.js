@@ -6,35 +6,21 @@
  * Tells "pick" {index}.
  */
 
-import { heat, onTheme } from "./colors.js";
+import { heat } from "./colors.js";
+import { DataElement } from "./data-element.js";
 import { define, make, rove, tell } from "./define.js";
 import { hint, percent } from "./hint.js";
 
 const MOST_LOSS = 8; // nats: about as surprised as one can be by one of four thousand tokens
 
-export class TokenRow extends HTMLElement {
-  #data = { tokens: [] };
-
-  connectedCallback() {
-    if (this.ready) return;
-    this.ready = true;
+export class TokenRow extends DataElement {
+  build() {
     rove(this, "button");
     hint(this, (event) => this.#words([...this.children].indexOf(event.target.closest("button"))));
-    onTheme(this, () => this.#draw());
-    this.#draw();
   }
 
-  set data(data) {
-    this.#data = data;
-    this.#draw();
-  }
-
-  get data() {
-    return this.#data;
-  }
-
-  #draw() {
-    const { tokens, selected, shares, most = 1, loss } = this.#data;
+  draw() {
+    const { tokens, selected, shares, most = 1, loss } = this.data;
     while (this.children.length > tokens.length) this.lastChild.remove();
     while (this.children.length < tokens.length) this.append(this.#button(this.children.length));
     tokens.forEach(({ text }, index) => {
@@ -53,7 +39,7 @@ export class TokenRow extends HTMLElement {
 
   #words(index) {
     if (index < 0) return null;
-    const { tokens, loss, shares, hints } = this.#data;
+    const { tokens, loss, shares, hints } = this.data;
     const { id, text } = tokens[index];
     const words = [`${text}  position ${index}, token ${id}`];
     if (hints) words.push(hints[index]);
