@@ -70,20 +70,19 @@ def described(run: Run) -> dict[str, Any]:
     model = run.path / "model"
     plain_text.PlainTokenizer(model / "tokenizer.json")  # reads what tokenizer.js does, and says what it does not
     config, chat = run.config.model, run.tokenizer.chat
-    learned = run.config.data.kind != "text" and chat is not None
     sampling = dataclasses.asdict(Sampling())
     del sampling["seed"]
     return {
         "name": run.name,
-        "kind": "chat" if learned else "text",
+        "kind": "chat" if chat else "text",
         "character": Path(run.config.data.source).stem if run.config.data.kind == "persona" else run.name,
         "parameters": sum(map(math.prod, plain_weights.shapes_of(config).values())),
         "config": dataclasses.asdict(config),
         "sampling": sampling,
         "tokenizer": json.loads((model / "tokenizer.json").read_text(encoding="utf-8")),
-        "chat": {"tidy": chat.tidy, "system": chat.system} if chat and learned else None,
+        "chat": {"tidy": chat.tidy, "system": chat.system} if chat else None,
         "system": next(iter(run.characters), ""),
-        "example": "Hello! Who are you?" if learned else beginning(run),
+        "example": "Hello! Who are you?" if chat else beginning(run),
     }
 
 
