@@ -111,9 +111,7 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/speed.py fish
-	$(BIN)/python benchmarks/speed.py fish --of replies
 	$(BIN)/python benchmarks/speed.py fish-single
-	$(BIN)/python benchmarks/speed.py fish-single --of replies
 	$(BIN)/python benchmarks/speed.py fish-single --precision float32
 	$(BIN)/python benchmarks/speed.py $(TEXT_FILE)
 	$(BIN)/python benchmarks/attention.py

@@ -3,9 +3,10 @@
     python benchmarks/speed.py fish|fish-single [--seeds 3] [--steps N] [--precision float32] [--of replies]
     python benchmarks/speed.py FILE             # tiny Shakespeare (`shakespeare` fetches it) to 1.88, against nanoGPT
 
-fish: conversations with unseen prompts, all of them looked at every 25 steps: every token of them, or the replies
-alone. The plain curve was recorded by plain.py. fish-single: the same on conversations of one exchange, where rows need
-little padding. FILE: the whole last tenth of it, in windows of 64 characters.
+fish: conversations with unseen prompts, all of them looked at: every token of them, or the replies alone, which take
+longer. The plain curve was recorded by plain.py. fish-single: the same on conversations of one exchange, where rows
+need little padding. FILE: the whole last tenth of it, in windows of 64 characters. Both are looked at every 25 steps;
+ours in its second half alone, as it cannot be lowest before its learning rate has come down.
 
 Against it there runs nanoGPT's config/train_shakespeare_char.py with its README's options for a CPU, as it is but for
 these: norms have a bias, attention is spelled out and the loss makes its own gradient (both faster on a CPU, and the
@@ -37,30 +38,39 @@ import numpy as np
 import torch
 from plain import RECIPE, Material, PaddedBatches, plain_model
 from torch import Tensor
-from torch.nn import functional as F
 
 from barreleye import IGNORE, PRESETS, ModelConfig, Run, TrainConfig, Transformer, train
 from barreleye.data.batches import TextBatches, encode_text
 from barreleye.data.corpus import split_text
 from barreleye.data.text import read_shakespeare, read_text
 from barreleye.data.tokenizer import Tokenizer, learn_characters
-from barreleye.model.parts import ACTIVATIONS, Activation
 from barreleye.training import optimizer
 from barreleye.training.device import resolve
 from barreleye.training.held_out import byte_lengths, held_out_loss
 from barreleye.training.loop import Batches, OnStep, Step
 
-PLAIN_EVERY, PLAIN_STEPS, PADDING_OF = 50, 3, 100
-ACTIVATIONS["exact gelu"] = Activation(F.gelu)
+LOOK_EVERY, PADDING_OF = 25, 100
+PLAIN_EVERY, PLAIN_WARM, PLAIN_STEPS = 100, 2, 3  # of ours, one break for so many of the plain recipe's
 NANOGPT_LOSS, NANOGPT_BETAS = 1.88, (0.9, 0.99)
 # The rest of RECIPE is nanoGPT's too: cosine to a tenth of the rate, weight decay 0.1 on matrices, clipping at 1.
 NANOGPT = dataclasses.replace(RECIPE, steps=2000, batch_tokens=12 * 64, learning_rate=1e-3, warmup_steps=100)
-NANOGPT_SHAPE = ModelConfig(n_heads=4, d_model=128, d_ff=512, context_length=64, bias=False, activation="exact gelu")
+NANOGPT_SHAPE = ModelConfig(n_heads=4, d_model=128, d_ff=512, context_length=64, bias=False, activation="gelu_erf")
 # The same size, but for 8,192 learned positions less and 4,608 biases more.
 OUR_SHAPE = ModelConfig(n_heads=4, d_model=128, d_ff=512, context_length=64, positions="rope")
 OURS = TrainConfig(steps=280, batch_tokens=1024, muon_rate=0.02, learning_rate=6e-3, warmup_steps=20)
 
-Look = Callable[[Transformer, TrainConfig], float]
+PARTS = ["all", "replies"]  # of conversations
+Losses = dict[str, float]  # of each part that is judged
+Look = Callable[[Transformer, TrainConfig], Losses]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """The first step whose loss is low enough, or the last one with the lowest loss of all."""
+
+    step: int
+    seconds: float
+    loss: float
 
 
 @dataclasses.dataclass
@@ -70,7 +80,7 @@ class Racer:
     build: Callable[[], Transformer]
     batches: Batches
     config: TrainConfig
-    look_every: int = 25
+    looks: range = range(0)  # the last step is looked at as well
     betas: tuple[float, float] = optimizer.ADAM_BETAS
 
     def train(self, batches: Batches, on_step: OnStep) -> None:
@@ -78,35 +88,37 @@ class Racer:
             train(self.build(), batches, self.config, on_step)
 
     def step_seconds(self, first: int) -> list[float]:
-        """Of a few steps of a fresh model from batch `first` on, one before them not counted."""
+        """Of a few steps of a fresh model from batch `first` on, those before them not counted."""
         times = []
 
         def on_step(step: Step) -> bool:
             times.append(clock())
-            return step.step > PLAIN_STEPS
+            return step.step == PLAIN_WARM + PLAIN_STEPS
 
         self.train(lambda n: self.batches(first + n), on_step)
-        return [after - before for before, after in pairwise(times[1:])]
+        return [after - before for before, after in pairwise(times[PLAIN_WARM:])]
 
-    def run(self, look: Look, target: float, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, float, float]:
-        """Step and seconds at which the target was reached (or the end), and the lowest loss; looking is not timed."""
-        paused, best, reached = 0.0, float("inf"), (0, 0.0)
+    def run(self, look: Look, targets: Losses, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Reached]:
+        """How each target was reached, or the end; looking is not timed."""
+        paused, reached = 0.0, dict.fromkeys(targets, Reached(0, 0.0, float("inf")))
 
         def on_step(step: Step) -> bool:
-            nonlocal paused, best, reached
+            nonlocal paused
             now = clock()
             if not step.step:
                 paused = now
-            elif step.step % self.look_every == 0 or step.step == self.config.steps:
-                best = min(best, look(step.learner.model, self.config))
-                reached = step.step, now - paused
+            elif step.step in self.looks or step.step == self.config.steps:
+                losses = look(step.learner.model, self.config)
+                for part, target in targets.items():
+                    if reached[part].loss > target:
+                        reached[part] = Reached(step.step, now - paused, min(losses[part], reached[part].loss))
             if step.step % PLAIN_EVERY == PLAIN_EVERY // 2:
                 meanwhile()
             paused += clock() - now
-            return best <= target
+            return all(reached[part].loss <= target for part, target in targets.items())
 
         self.train(self.batches, on_step)
-        return *reached, best
+        return reached
 
     def padding(self) -> float:
         """The share of what it reads that is padding."""
@@ -135,32 +147,41 @@ def race(
     name: str,
     racers: list[Racer],
     plain: Racer,
-    plain_steps: int,
-    target: float,
+    marks: dict[str, Reached],
     look: Look,
     arguments: list[str],
     promised: float,
 ) -> None:
+    """`marks`: of each part, the loss that is raced to, and the step at which the plain recipe reached it."""
     print(f"{name}; {machine.name()}")
     cold = cold_start(arguments)
     print(f"  padding: {plain.padding():.1%} of the plain recipe's tokens, {racers[0].padding():.1%} of ours")
-    ratios, first = [], itertools.count(step=PLAIN_STEPS)
+    print(f"  a new process: {cold:.1f} s besides its steps")
+    for part, mark in marks.items():
+        print(f"  the plain recipe: {part} {mark.loss:.4f} after {mark.step} steps")
+    targets = {part: mark.loss for part, mark in marks.items()}
+    ratios: dict[str, list[tuple[float, float]]] = {part: [] for part in marks}
+    first = itertools.count(step=PLAIN_STEPS)
     for racer in racers:
         times: list[float] = []
-        step, seconds, best = racer.run(look, target, lambda to=times: to.extend(plain.step_seconds(next(first))))
-        plain_step = statistics.fmean(times)
-        words = f"{best:.4f} at step {step}, {seconds:.0f} s" if best <= target else f"only {best:.4f}"
-        print(f"  seed {racer.config.seed}: {words}; a plain step takes {plain_step:.3f} s meanwhile", flush=True)
-        if best <= target:
-            ratios.append((plain_steps * plain_step / seconds, (cold + plain_steps * plain_step) / (cold + seconds)))
-    print(f"  the plain recipe: {target:.4f} after {plain_steps} steps; a new process: {cold:.1f} s besides its steps")
-    reached = len(ratios) == len(racers)
-    warm, whole = (statistics.median(kind) for kind in zip(*ratios, strict=True)) if reached else (None, None)
-    machine.tell(f"{name}: times as fast, by the steps alone", warm, promised, "")
-    machine.tell(f"{name}: times as fast, the start counted", whole, promised, "")
+        reached = racer.run(look, targets, lambda to=times: to.extend(plain.step_seconds(next(first))))
+        plain_step = statistics.fmean(times)  # no median, as its batches are not equally large
+        print(f"  seed {racer.config.seed}: a plain step takes {plain_step:.3f} s meanwhile")
+        for part, ours in reached.items():
+            if ours.loss > targets[part]:
+                print(f"    {part}: only {ours.loss:.4f}", flush=True)
+                continue
+            print(f"    {part}: {ours.loss:.4f} at step {ours.step}, {ours.seconds:.0f} s", flush=True)
+            theirs = marks[part].step * plain_step
+            ratios[part].append((theirs / ours.seconds, (cold + theirs) / (cold + ours.seconds)))
+    for part, found in ratios.items():
+        whole = len(found) == len(racers)
+        for kind, words in enumerate(("by the steps alone", "the start counted")):
+            ratio = statistics.median(each[kind] for each in found) if whole else None
+            machine.tell(f"{name}, {part}: times as fast, {words}", ratio, promised, "")
 
 
-def fish(single: bool, part: str, seeds: int, options: dict[str, object]) -> None:
+def fish(single: bool, parts: list[str], seeds: int, options: dict[str, object]) -> None:
     material = Material.of_fish(single)
     curve, again = material.curve_file, f"python benchmarks/plain.py{' --single' * single}"
     if not curve.exists():
@@ -172,7 +193,8 @@ def fish(single: bool, part: str, seeds: int, options: dict[str, object]) -> Non
         print(f"{curve.name} {error}: {again}")
         return
     assert looks[-1]["step"] == RECIPE.steps, "a recording is written when it is finished"
-    lowest = min(looks, key=lambda look: look[part])
+    lowest = {part: min(looks, key=lambda look, part=part: look[part]) for part in parts}
+    marks = {part: Reached(int(look["step"]), 0.0, look[part]) for part, look in lowest.items()}
     vocab = material.tokenizer.vocab_size
     preset = PRESETS["fish"]
 
@@ -182,7 +204,7 @@ def fish(single: bool, part: str, seeds: int, options: dict[str, object]) -> Non
             return Transformer(dataclasses.replace(preset.model, vocab_size=vocab))
 
         config = resolve(dataclasses.replace(preset.train, seed=seed, **options))
-        return Racer(build, material.batches(config.batch_tokens, seed), config)
+        return Racer(build, material.batches(config.batch_tokens, seed), config, second_half(config))
 
     on_gpu = torch.cuda.is_available()
     plain = Racer(
@@ -191,11 +213,13 @@ def fish(single: bool, part: str, seeds: int, options: dict[str, object]) -> Non
         resolve(dataclasses.replace(RECIPE, precision="float16" if on_gpu else "float32")),
     )
     racers = [racer(seed) for seed in range(1, seeds + 1)]
-    look = lambda model, config: material.look(model, config)[part]  # noqa: E731
     given = racers[0].config.precision
     promised = 20 if on_gpu else 15 if given == "bfloat16" else 6
-    name = f"{material.name}, {'all tokens' if part == 'all' else part}, {given}"
-    race(name, racers, plain, int(lowest["step"]), lowest[part], look, ["fish"], promised)
+    race(f"{material.name}, {given}", racers, plain, marks, material.look, ["fish"], promised)
+
+
+def second_half(config: TrainConfig) -> range:
+    return range(config.steps // 2 // LOOK_EVERY * LOOK_EVERY, config.steps, LOOK_EVERY)
 
 
 class RandomWindows(TextBatches):
@@ -239,33 +263,36 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
     context, vocab = OUR_SHAPE.context_length, tokenizer.vocab_size
     rows = TextBatches(held_out, context, 8192)
 
-    def look(model: Transformer, config: TrainConfig) -> float:
-        return held_out_loss(model, rows.held_out(), byte_lengths(tokenizer), config).all.loss
+    def look(model: Transformer, config: TrainConfig) -> Losses:
+        return {"all": held_out_loss(model, rows.held_out(), byte_lengths(tokenizer), config).all.loss}
 
     def racer(config: TrainConfig) -> Racer:
         def build() -> Transformer:
             torch.manual_seed(config.seed)
             return Transformer(dataclasses.replace(OUR_SHAPE, vocab_size=vocab))
 
-        return Racer(build, TextBatches(tokens, context, config.batch_tokens, config.seed), resolve(config))
+        batches = TextBatches(tokens, context, config.batch_tokens, config.seed)
+        return Racer(build, batches, resolve(config), second_half(config))
 
     windows = RandomWindows(tokens, context, NANOGPT.batch_tokens, NANOGPT.seed)
-    plain = Racer(lambda: nanogpt(vocab), windows, resolve(NANOGPT), 100, NANOGPT_BETAS)
+    looks = range(LOOK_EVERY, NANOGPT.steps, LOOK_EVERY)
+    plain = Racer(lambda: nanogpt(vocab), windows, resolve(NANOGPT), looks, NANOGPT_BETAS)
     torch.manual_seed(NANOGPT.seed)
-    plain_steps, _, best = plain.run(look, NANOGPT_LOSS)
-    print(f"  nanoGPT's recipe: {best:.4f} at step {plain_steps}", flush=True)
-    if best > NANOGPT_LOSS:
+    mark = plain.run(look, {"all": NANOGPT_LOSS})["all"]
+    print(f"  nanoGPT's recipe: {mark.loss:.4f} at step {mark.step}, {mark.seconds:.0f} s", flush=True)
+    if mark.loss > NANOGPT_LOSS:
         print("  it does not reach the target; it is counted as if it did with its last step")
+    marks = {"all": dataclasses.replace(mark, loss=NANOGPT_LOSS)}
     arguments = ["--text", file, *our_options()]
     print(f"  ours: {shlex.join(['barreleye', 'train', *arguments])}")
     racers = [racer(dataclasses.replace(OURS, seed=seed, **options)) for seed in range(1, seeds + 1)]
-    race(f"{Path(file).name} to {NANOGPT_LOSS}", racers, plain, plain_steps, NANOGPT_LOSS, look, arguments, 5)
+    race(f"{Path(file).name} to {NANOGPT_LOSS}", racers, plain, marks, look, arguments, 5)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="fish, fish-single, or a text file")
-    parser.add_argument("--of", choices=("all", "replies"), default="all", help="the tokens of chats that are judged")
+    parser.add_argument("--of", choices=PARTS, nargs="+", default=PARTS, help="the tokens of chats that are judged")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of our recipe (default: the preset's)")
     parser.add_argument("--precision", help="of our recipe (default: the device's best)")

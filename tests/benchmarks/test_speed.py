@@ -81,7 +81,7 @@ def test_a_curve_that_is_not_there_is_one_line(
 ) -> None:
     monkeypatch.setattr(plain, "CURVES", tmp_path)
     monkeypatch.setattr(plain.Material, "of_fish", lambda single: MATERIAL)
-    speed.fish(True, "all", 1, {})
+    speed.fish(True, speed.PARTS, 1, {})
     assert capsys.readouterr().out == "plain-test.json is not recorded yet: python benchmarks/plain.py --single\n"
 
 
@@ -96,11 +96,57 @@ def test_the_racer_is_nanogpts(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Optimizer] = []
     make = loop.make_optimizers
     monkeypatch.setattr(loop, "make_optimizers", lambda *given: made.extend(make(*given)) or made)
-    racer = speed.Racer(lambda: model, windows, config, look_every=1, betas=(0.9, 0.5))
-    step, seconds, best = racer.run(lambda model, config: 0.0, target=0.0)
-    assert (step, best) == (1, 0.0) and seconds > 0
+    racer = speed.Racer(lambda: model, windows, config, range(1, 2), betas=(0.9, 0.5))
+    reached = racer.run(lambda model, config: {"all": 0.0}, {"all": 0.0})["all"]
+    assert (reached.step, reached.loss) == (1, 0.0) and reached.seconds > 0
     assert made[0].param_groups[0]["betas"] == (0.9, 0.5)
     assert racer.padding() == 0.0
+
+
+def test_each_part_is_reached_at_a_step_of_its_own() -> None:
+    """The race goes on until the last one is, and what is never reached has its lowest loss."""
+    losses = iter([{"all": 3.0, "replies": 5.0, "never": 2.0}, {"all": 0.5, "replies": 4.0, "never": 1.5}])
+    after = {"all": 0.1, "replies": 0.9, "never": 1.7}
+    config = TrainConfig(steps=6, device="cpu", precision="float32", threads=1, batch_tokens=128)
+    windows = speed.RandomWindows(np.arange(65).repeat(4), 64, 128)
+    racer = speed.Racer(lambda: speed.nanogpt(65), windows, config, range(2, 6, 2))
+    reached = racer.run(lambda model, config: next(losses, after), {"all": 1.0, "replies": 1.0, "never": 1.0})
+    assert {part: (found.step, found.loss) for part, found in reached.items()} == {
+        "all": (4, 0.5),
+        "replies": (6, 0.9),
+        "never": (6, 1.5),
+    }
+    assert 0 < reached["all"].seconds < reached["replies"].seconds
+
+
+def test_a_race_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that every seed reaches has a ratio; one that any of them does not has none."""
+    monkeypatch.setattr(speed, "cold_start", lambda arguments: 10.0)
+    monkeypatch.setattr(speed, "PLAIN_EVERY", 2)
+    monkeypatch.setattr(speed.Racer, "step_seconds", lambda racer, first: [1.0, 3.0])
+    clock = iter(range(100_000))
+    monkeypatch.setattr(speed, "clock", lambda: next(clock) / 2)  # half a second from each look at it to the next
+    windows = speed.RandomWindows(np.arange(65).repeat(4), 64, 128)
+    configs = [
+        TrainConfig(steps=4, device="cpu", precision="float32", threads=1, batch_tokens=128, seed=seed)
+        for seed in (1, 2, 3)
+    ]
+    racers = [speed.Racer(lambda: speed.nanogpt(65), windows, config, range(2, 4)) for config in configs]
+    marks = {"easy": speed.Reached(100, 0.0, 5.0), "hard": speed.Reached(50, 0.0, 1.0)}
+
+    def look(model: object, config: TrainConfig) -> dict[str, float]:
+        return {"easy": 4.0, "hard": 0.5 if config.seed < 3 else 2.0}
+
+    speed.race("test", racers, racers[0], marks, look, [], 15)
+    out = capsys.readouterr().out
+    # Two steps and 1 s; the plain recipe took 100 steps of 2 s.
+    lines = [line.strip() for line in out.splitlines()]
+    first = lines.index("seed 3: a plain step takes 2.000 s meanwhile")
+    assert lines[first + 1 : first + 3] == ["easy: 4.0000 at step 2, 1 s", "hard: only 2.0000"]
+    steps, whole, *missed = (line.split(":", 1)[1].split() for line in out.splitlines() if "times as fast" in line)
+    assert float(steps[-6]) == pytest.approx(200 / 1.0, rel=1e-3) and steps[-1] == "met"
+    assert float(whole[-6]) == pytest.approx(210 / 11.0, rel=1e-3) and whole[-1] == "met"
+    assert [(line[-6], line[-1]) for line in missed] == [("-", "MISSED")] * 2
 
 
 def test_our_recipe_is_a_command() -> None:

@@ -40,6 +40,16 @@ def test_what_is_not_compiled_is_decoded_by_torch(monkeypatch: pytest.MonkeyPatc
     assert make_decoder(Transformer(SHAPE).to("meta"))[1] == ""  # on another device torch is no second choice
 
 
+def test_damaged_compiled_code_is_no_end_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(*given: object, **named: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("barreleye.inference.fast.FastDecoder", torn)
+    model = Transformer(SHAPE)
+    reason = "EOFError (if that lasts, delete the compiled code: docs/speed.md)"
+    assert make_decoder(model) == (model, reason)
+
+
 def test_an_engine_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="there is no engine 'gpu'; choose one of: auto, fast, int8, torch, plain"):
         make_decoder(Transformer(SHAPE), "gpu")

@@ -45,6 +45,12 @@ def test_matrices_of_one_shape_do_not_mix(shape: tuple[int, int]) -> None:
     assert torch.allclose(both[1], orthogonal(small[None], torch.float32)[0], atol=1e-5)
 
 
+def test_directions_of_hardly_any_gradient_stay_small() -> None:
+    result = orthogonal(torch.diag(torch.tensor([1.0, 1 / 150, 1e-3]))[None], torch.float64)[0]
+    assert result.diagonal()[:2].min() > 0.67
+    assert result[2, 2] == pytest.approx(1e-3 * 3.4445**4, rel=0.02)
+
+
 def test_zeros_stay_zeros() -> None:
     assert not orthogonal(torch.zeros(2, 4, 6), torch.float32).any()
 

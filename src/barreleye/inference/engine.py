@@ -26,8 +26,10 @@ def make_decoder(model: Transformer, engine: str = "auto") -> tuple[Transformer 
         return FastDecoder(model, bits=8 if engine == "int8" else 32), ""
     except ImportError as error:
         reason = NO_NUMBA if error.name == "numba" else str(error)
-    except Exception as error:  # also whatever a compiler, and its cache on a disk, may come up with: torch decodes
-        reason = str(error) or type(error).__name__
+    except ValueError as error:
+        reason = str(error)
+    except Exception as error:  # whatever a compiler, and its cache on a disk, may come up with: torch decodes
+        reason = f"{str(error) or type(error).__name__} (if that lasts, delete the compiled code: docs/speed.md)"
     if engine != "auto":
         raise ValueError(f"the engine {engine} cannot run here: {reason}")
     return model, reason

@@ -13,6 +13,7 @@ from barreleye.data.batches import IGNORE, HeldOutBatch
 from barreleye.data.chat_format import Part
 from barreleye.data.tokenizer import Tokenizer
 from barreleye.training.device import autocast
+from barreleye.training.loss import rows_at_once
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,12 @@ def held_out_loss(model: nn.Module, batches: Iterable[HeldOutBatch], bytes_V: Te
     losses, targets, parts = [], [], []
     for tokens_BT, targets_BT, parts_BT in batches:
         with autocast(config):
-            logits_BTV = model(tokens_BT.to(config.device))
+            logits_NV = model(tokens_BT.to(config.device)).flatten(0, 1)
         flat = targets_BT.flatten()
-        nats = F.cross_entropy(
-            logits_BTV.float().flatten(0, 1), flat.to(config.device), ignore_index=IGNORE, reduction="none"
-        )
+        pieces = zip(*(x.split(rows_at_once(logits_NV)) for x in (logits_NV, flat.to(config.device))), strict=True)
+        nats = [F.cross_entropy(x_KV.float(), x_K, ignore_index=IGNORE, reduction="none") for x_KV, x_K in pieces]
         there = flat != IGNORE
-        losses.append(nats.cpu()[there])
+        losses.append(torch.cat(nats).cpu()[there])
         targets.append(flat[there])
         parts.append(parts_BT.flatten()[there])
     return _held_out(losses, targets, parts, bytes_V)

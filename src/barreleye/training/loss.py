@@ -16,6 +16,10 @@ def summed_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return loss
 
 
+def rows_at_once(logits_NV: Tensor) -> int:
+    return max(1, AT_ONCE // logits_NV.shape[-1] if logits_NV.device.type == "cpu" else len(logits_NV))
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     """The gradient with respect to the logits is softmax(logits) - onehot(target), once for each learned target."""
 
@@ -24,9 +28,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         learned_N1 = (targets_N != IGNORE)[:, None]
         targets_N1 = targets_N.clamp(min=0)[:, None]
         gradient_NV, losses = torch.empty_like(logits_NV), []
-        rows = max(1, AT_ONCE // logits_NV.shape[-1]) if logits_NV.device.type == "cpu" else max(1, len(logits_NV))
         for logits_KV, targets_K1, learned_K1, gradient_KV in zip(
-            *(x.split(rows) for x in (logits_NV, targets_N1, learned_N1, gradient_NV)), strict=True
+            *(x.split(rows_at_once(logits_NV)) for x in (logits_NV, targets_N1, learned_N1, gradient_NV)), strict=True
         ):
             log_p_KV = torch.log_softmax(logits_KV, -1, dtype=torch.float32)
             losses.append((log_p_KV.gather(-1, targets_K1) * learned_K1).sum())
