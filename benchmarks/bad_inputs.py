@@ -14,6 +14,7 @@ import bad_data
 import bad_inputs
 import bad_options
 import bad_runs
+from machine import tell
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
             for problem in wrong:
                 print(f"barreleye {case.command[:100]!a}\n    {problem}")
             shutil.rmtree(folder)
-    print(f"{kept} of {len(cases)}: one line, exit 2")
+    tell(f"bad inputs answered with one line and exit 2, of {len(cases)}", kept, len(cases), "inputs")
     sys.exit(kept < len(cases))
 
 

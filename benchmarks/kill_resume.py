@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import tell
+
 STEPS = 60
 OPTIONS = (
     "--steps 60 --save-every 4 --sample-every 10 --eval-every 6 --dropout 0.1 --n-layers 2 --n-heads 2 --d-model 32 "
@@ -92,7 +94,7 @@ def main() -> None:
             same = (learned(run), record(run)) == expected
             equal += same
             print(f"killed after step {', '.join(map(str, steps))}: {'equal' if same else 'DIFFERENT'}", flush=True)
-    print(f"{equal} of {arguments.runs} equal")
+    tell(f"killed and resumed, the same bytes, of {arguments.runs}", equal, arguments.runs, "runs")
     sys.exit(equal < arguments.runs)
 
 

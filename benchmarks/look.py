@@ -8,7 +8,7 @@ import statistics
 import time
 
 import torch
-from machine import name
+from machine import name, tell
 
 from barreleye import PRESETS, Transformer
 from barreleye.data.tokenizer import learn_characters
@@ -29,7 +29,7 @@ def main() -> None:
     kept = sum(view[each].numel() for each in view.shapes) * 4 / 2**20
     middle = statistics.median(times[WARM_UP:])
     print(f"{name()}, {torch.get_num_threads()} threads")
-    print(f"look at {TOKENS} tokens: {middle:.1f} ms (at most {PROMISED} promised)")
+    tell(f"look at {TOKENS} tokens", middle, PROMISED, "ms", at_most=True)
     print(f"{len(view.shapes)} activations, {kept:.0f} MiB")
 
 

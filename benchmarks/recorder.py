@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import tell
 
 from barreleye import PRESETS, Run, grow, timeline
 from barreleye.training import grow as grow_module
@@ -26,7 +27,7 @@ from barreleye.training.loop import Step
 from barreleye.training.recorder import Recorder, is_asked, is_due, snapshot_steps
 
 PROMPT = 64  # tokens
-MOST_SHARE, MOST_MB, MOST_SECONDS = 0.05, 360, 3.0  # of the training's time; of all snapshots; of a timeline
+MOST_SHARE, MOST_MB, MOST_SECONDS = 5, 360, 3  # percent of the training's time; of all snapshots; of a timeline
 
 seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -84,10 +85,6 @@ def main() -> None:
             report_whole(Path(folder), options | dict(steps=given.whole))
 
 
-def verdict(is_kept: bool, limit: str) -> str:
-    return f"at most {limit}: {'kept' if is_kept else 'NOT KEPT'}"
-
-
 def time_doctor(run: Run) -> None:
     """On a record as long as the default training's when it is half done, which is the mean of what it reads."""
     lines, half = run.metrics(), PRESETS["fish"].train.steps // 2
@@ -102,10 +99,8 @@ def report_whole(folder: Path, options: dict[str, Any]) -> None:
         run = grow("fish", out=folder / name, **options, **knobs)
         took[name] = max(line["seconds"] for line in run.metrics() if "seconds" in line)
     more = took["on"] / took["off"] - 1
-    print(
-        f"{options['steps']} steps take {took['on']:.0f} s with all looks, {took['off']:.0f} s without: {more:+.2%} "
-        f"({verdict(more <= MOST_SHARE, f'{MOST_SHARE:.0%}')})"
-    )
+    print(f"{options['steps']} steps take {took['on']:.0f} s with all looks, {took['off']:.0f} s without")
+    tell("a training with all looks takes more time by", 100 * more, MOST_SHARE, "%", at_most=True)
 
 
 def report_costs() -> None:
@@ -129,8 +124,7 @@ def report_costs() -> None:
         shares[name] = n * statistics.fmean(took) / (config.steps * step)
         print(f"  {name}: {statistics.fmean(took):.3f} s, {n} times: {shares[name]:.2%} of the steps' time")
     own = sum(shares[name] for name in ("look inside", "weights before", "snapshot", "facts", "doctor"))
-    limit = verdict(own <= MOST_SHARE, f"{MOST_SHARE:.0%}")
-    print(f"recorder: {own:.2%} of the steps' time ({limit})")
+    tell("the recorder's share of the steps' time", 100 * own, MOST_SHARE, "%", at_most=True)
     print(f"with held-out looks, samples and saves: {sum(shares.values()):.2%}")
 
 
@@ -138,8 +132,7 @@ def report_disk(run: Run) -> None:
     kept = [sum(f.stat().st_size for f in (run.path / "snapshots" / str(s)).iterdir()) for s in run.snapshots()]
     most = PRESETS["fish"].train.snapshots
     whole = most * max(kept) / 1e6
-    limit = verdict(whole <= MOST_MB, f"{MOST_MB} MB")
-    print(f"snapshots: {max(kept) / 1e6:.1f} MB each, {most} of them {whole:.0f} MB ({limit})")
+    tell(f"{most} snapshots of {max(kept) / 1e6:.1f} MB", whole, MOST_MB, "MB", at_most=True)
 
 
 def report_timeline(run: Run) -> None:
@@ -149,8 +142,7 @@ def report_timeline(run: Run) -> None:
         found = timeline(run, ids, lambda view: view.logits_TV[-1])
         took.append(time.perf_counter() - began)
     assert all(not torch.equal(found[a], found[b]) for a, b in pairwise(found))
-    limit = verdict(min(took) <= MOST_SECONDS, f"{MOST_SECONDS:.0f} s")
-    print(f"timeline of {len(found)} snapshots, {PROMPT} tokens: {min(took):.2f} s ({limit})")
+    tell(f"timeline of {len(found)} snapshots, {PROMPT} tokens", min(took), MOST_SECONDS, "s", at_most=True)
 
 
 if __name__ == "__main__":

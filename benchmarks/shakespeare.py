@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import tell
+
 from barreleye import grow
 from barreleye.run import latest_score
 
@@ -36,7 +38,13 @@ def main() -> None:
         f"{arguments.preset}: validation loss {score['loss']:.4f} over {score['tokens']:,} characters after"
         f" {last['step']} steps, {seconds:.0f} s in all, {1000 * last['seconds'] / last['step']:.0f} ms per step"
     )
-    print(f"{score['loss'] / TARGET:.3f} of nanoGPT's CPU headline ({TARGET})")
+    tell(
+        f"--preset {arguments.preset}: validation loss, against nanoGPT's CPU headline",
+        score["loss"],
+        TARGET,
+        "nats",
+        at_most=True,
+    )
 
 
 if __name__ == "__main__":
