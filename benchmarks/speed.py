@@ -6,7 +6,7 @@
 fish: conversations with unseen prompts, all of them looked at: every token of them, or the replies alone, which take
 longer. The plain curve was recorded by plain.py. fish-single: the same on conversations of one exchange, where rows
 need little padding. FILE: the whole last tenth of it, in windows of 64 characters. Both are looked at every 25 steps;
-ours in its second half alone, as it cannot be lowest before its learning rate has come down.
+ours in its last quarter alone, as it is not lowest before its learning rate has come down.
 
 Against it there runs nanoGPT's config/train_shakespeare_char.py with its README's options for a CPU, as it is but for
 these: norms have a bias, attention is spelled out and the loss makes its own gradient (both faster on a CPU, and the
@@ -50,7 +50,7 @@ from barreleye.training.held_out import byte_lengths, held_out_loss
 from barreleye.training.loop import Batches, OnStep, Step
 
 LOOK_EVERY, PADDING_OF = 25, 100
-PLAIN_EVERY, PLAIN_WARM, PLAIN_STEPS = 100, 2, 3  # of ours, one break for so many of the plain recipe's
+BREAKS, PLAIN_WARM, PLAIN_STEPS = 8, 2, 4  # of a training of ours, for so many steps of the plain recipe
 NANOGPT_LOSS, NANOGPT_BETAS = 1.88, (0.9, 0.99)
 # The rest of RECIPE is nanoGPT's too: cosine to a tenth of the rate, weight decay 0.1 on matrices, clipping at 1.
 NANOGPT = dataclasses.replace(RECIPE, steps=2000, batch_tokens=12 * 64, learning_rate=1e-3, warmup_steps=100)
@@ -100,6 +100,7 @@ class Racer:
 
     def run(self, look: Look, targets: Losses, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Reached]:
         """How each target was reached, or the end; looking is not timed."""
+        breaks = range(self.config.steps // BREAKS // 2, self.config.steps, max(1, self.config.steps // BREAKS))
         paused, reached = 0.0, dict.fromkeys(targets, Reached(0, 0.0, float("inf")))
 
         def on_step(step: Step) -> bool:
@@ -112,7 +113,7 @@ class Racer:
                 for part, target in targets.items():
                     if reached[part].loss > target:
                         reached[part] = Reached(step.step, now - paused, min(losses[part], reached[part].loss))
-            if step.step % PLAIN_EVERY == PLAIN_EVERY // 2:
+            if step.step in breaks:
                 meanwhile()
             paused += clock() - now
             return all(reached[part].loss <= target for part, target in targets.items())
@@ -204,7 +205,7 @@ def fish(single: bool, parts: list[str], seeds: int, options: dict[str, object])
             return Transformer(dataclasses.replace(preset.model, vocab_size=vocab))
 
         config = resolve(dataclasses.replace(preset.train, seed=seed, **options))
-        return Racer(build, material.batches(config.batch_tokens, seed), config, second_half(config))
+        return Racer(build, material.batches(config.batch_tokens, seed), config, last_quarter(config))
 
     on_gpu = torch.cuda.is_available()
     plain = Racer(
@@ -218,8 +219,8 @@ def fish(single: bool, parts: list[str], seeds: int, options: dict[str, object])
     race(f"{material.name}, {given}", racers, plain, marks, material.look, ["fish"], promised)
 
 
-def second_half(config: TrainConfig) -> range:
-    return range(config.steps // 2 // LOOK_EVERY * LOOK_EVERY, config.steps, LOOK_EVERY)
+def last_quarter(config: TrainConfig) -> range:
+    return range(config.steps * 3 // 4 // LOOK_EVERY * LOOK_EVERY, config.steps, LOOK_EVERY)
 
 
 class RandomWindows(TextBatches):
@@ -272,7 +273,7 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
             return Transformer(dataclasses.replace(OUR_SHAPE, vocab_size=vocab))
 
         batches = TextBatches(tokens, context, config.batch_tokens, config.seed)
-        return Racer(build, batches, resolve(config), second_half(config))
+        return Racer(build, batches, resolve(config), last_quarter(config))
 
     windows = RandomWindows(tokens, context, NANOGPT.batch_tokens, NANOGPT.seed)
     looks = range(LOOK_EVERY, NANOGPT.steps, LOOK_EVERY)

@@ -122,7 +122,7 @@ def test_each_part_is_reached_at_a_step_of_its_own() -> None:
 def test_a_race_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A part that every seed reaches has a ratio; one that any of them does not has none."""
     monkeypatch.setattr(speed, "cold_start", lambda arguments: 10.0)
-    monkeypatch.setattr(speed, "PLAIN_EVERY", 2)
+    monkeypatch.setattr(speed, "BREAKS", 2)
     monkeypatch.setattr(speed.Racer, "step_seconds", lambda racer, first: [1.0, 3.0])
     clock = iter(range(100_000))
     monkeypatch.setattr(speed, "clock", lambda: next(clock) / 2)  # half a second from each look at it to the next
