@@ -134,7 +134,9 @@ class Llama:
             write_gguf(model, kind, file)
         self.log = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.log, None)
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        settings = llama_cpp.llama_model_default_params()
+        settings.use_extra_bufts = "amx" not in machine.name()  # docs/export.md: Q8_0 crashed there
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), settings)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = 256, threads, threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
