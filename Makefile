@@ -110,9 +110,9 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/page.py $(RUN))
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
-	$(BIN)/python benchmarks/speed.py fish
-	$(BIN)/python benchmarks/speed.py fish-single
-	$(BIN)/python benchmarks/speed.py fish-single --precision float32
+	$(BIN)/python benchmarks/speed.py fish --of all --steps 1400
+	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900
+	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900 --precision float32
 	$(BIN)/python benchmarks/speed.py $(TEXT_FILE)
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/bad_inputs.py
