@@ -20,6 +20,7 @@ from barreleye.data.bpe import (
     ASCII_WORD,
     BEFORE_SPACE,
     BYTE_LETTERS,
+    LETTER_OF_BYTE,
     PRE_TOKENIZER,
     count_words,
     learn_merges,
@@ -189,14 +190,15 @@ class _Words(dict[str, list[int]]):
     but once, and looked up ever after."""
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
-        self._library = library
+        self._library, self._model = library, library.model
 
     def __missing__(self, word: str) -> list[int]:
-        parts = ASCII_WORD.findall(word) if word.isascii() else []
-        if len(parts) > 1:
-            ids = [*chain.from_iterable(map(self.__getitem__, parts))]
-        else:
+        if not word.isascii():
             ids = self._library.encode(word, add_special_tokens=False).ids
+        elif len(parts := ASCII_WORD.findall(word)) > 1:
+            ids = [*chain.from_iterable(map(self.__getitem__, parts))]
+        else:  # nothing is left to do but to merge
+            ids = [token.id for token in self._model.tokenize(word.translate(LETTER_OF_BYTE))]
         if len(word) <= LONGEST_WORD:
             self[word] = ids
         return ids
