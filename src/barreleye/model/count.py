@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from math import prod
 
-import torch
-
 from barreleye.config import ModelConfig
-from barreleye.model.transformer import Transformer
+from barreleye.model.huggingface import our_shapes
 
 
 @dataclass(frozen=True)
@@ -45,19 +43,19 @@ class Count:
 
 
 def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw") -> Count:
-    """Count a model without building it (its tensors live on the meta device).
+    """Count a model from the shapes of its weights.
 
     A matrix of n weights costs 2n FLOPs per token forward, and twice that again backward; attention adds
     4 * context * (heads' channels) per layer forward (Kaplan et al. 2020, section 2.1, for a full context).
     Activations are those that the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
     """
-    with torch.device("meta"):
-        model = Transformer(config)
     seen: dict[str, Component] = {}
-    for name, parameter in model.named_parameters():
+    for name, shape in our_shapes(config).items():
+        if name == "unembed.weight" and config.tie_embeddings:
+            continue
         label = ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
         copies = seen[label].copies + 1 if label in seen else 1
-        seen[label] = Component(label, tuple(parameter.shape), copies)
+        seen[label] = Component(label, shape, copies)
     components = tuple(seen.values())
     total = sum(c.parameters for c in components)
     matrices = sum(
