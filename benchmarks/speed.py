@@ -1,6 +1,7 @@
 """How much sooner than the plain recipe: the time to the plain recipe's lowest loss on what training never saw.
 
-    python benchmarks/speed.py fish|fish-single [--seeds 3] [--steps N] [--precision float32] [--of replies]
+    python benchmarks/speed.py fish|fish-single [--seeds 3] [--of replies] [--steps N] [--weight-decay X]
+                                                [--precision float32]
     python benchmarks/speed.py FILE             # tiny Shakespeare (`shakespeare` fetches it) to 1.88, against nanoGPT
 
 fish: conversations with unseen prompts, all of them looked at: every token of them, or the replies alone, which take
@@ -296,9 +297,11 @@ def main() -> None:
     parser.add_argument("--of", choices=PARTS, nargs="+", default=PARTS, help="the tokens of chats that are judged")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of our recipe (default: the preset's)")
+    parser.add_argument("--weight-decay", type=float, help="of our recipe (default: the preset's)")
     parser.add_argument("--precision", help="of our recipe (default: the device's best)")
     given = parser.parse_args()
-    options = {name: getattr(given, name) for name in ("steps", "precision") if getattr(given, name)}
+    knobs = ("steps", "weight_decay", "precision")
+    options = {name: getattr(given, name) for name in knobs if getattr(given, name) is not None}
     if given.data in ("fish", "fish-single"):
         fish(given.data == "fish-single", given.of, given.seeds, options)
     else:

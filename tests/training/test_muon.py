@@ -58,7 +58,7 @@ def test_zeros_stay_zeros() -> None:
 def test_a_step_is_as_long_as_the_rate_says_whatever_the_gradient() -> None:
     torch.manual_seed(0)
     tall, wide, unused = (nn.Parameter(torch.zeros(shape)) for shape in ((40, 10), (10, 40), (3, 3)))
-    optimizer = Muon([tall, wide, unused], lr=0.1, momentum=0.95, dtype=torch.float32)
+    optimizer = Muon([tall, wide, unused], lr=0.1, momentum=0.95, weight_decay=0.0, dtype=torch.float32)
     for weight in (tall, wide):
         weight.grad = 1e-6 * torch.randn(weight.shape)
     optimizer.step()

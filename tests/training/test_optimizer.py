@@ -35,13 +35,17 @@ def test_decay_is_on_matrices_only() -> None:
     assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
 
 
-def test_a_step_without_gradients_shrinks_matrices_and_nothing_else() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_step_without_gradients_shrinks_matrices_and_nothing_else(kind: str) -> None:
+    rates = dict(learning_rate=0.1, muon_rate=0.1)
     model = build()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
-    for optimizer in make_optimizers(model, TrainConfig(optimizer="adamw", weight_decay=0.5, learning_rate=0.1)):
+    for optimizer in make_optimizers(
+        model, TrainConfig(optimizer=kind, weight_decay=0.5, precision="float32", **rates)
+    ):
         optimizer.step()
     for parameter in model.parameters():
         assert torch.allclose(parameter, torch.tensor(0.95 if parameter.ndim == 2 else 1.0))

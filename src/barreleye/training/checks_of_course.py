@@ -12,21 +12,22 @@ FEW_WARMUP = 0.01  # of the training
 USUAL_UPDATE = 0.005, 0.02  # of the weights of the blocks, at the highest rate; also in docs/run-folder.md
 LARGE_UPDATE = 0.03
 MOVED = 0.5  # of their length that the weights of the blocks go in a whole training; usually once or several times it
-DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003
+DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003 to 0.001
 STRONG_DECAY = 1.0  # below it, what takes so much off is the rate; usually 0.01 to 0.1
 
 
 def decay_too_high(r: Record) -> Finding | None:
     config = r.config.train
-    decayed = config.learning_rate * config.weight_decay
+    rate = max(config.learning_rate, config.muon_rate if config.optimizer == "muon" else 0.0)
+    decayed = rate * config.weight_decay
     if decayed < DECAYED or config.weight_decay < STRONG_DECAY or len(r.losses) < ENOUGH:
         return None
     if r.progress < 0.3 or not r.falls_short:
         return None
     return Finding(
         "weight decay too high",
-        f"at the peak rate a step takes {decayed:.1%} off the weights (rate times decay; usual is 0.003%), and the "
-        f"loss stays at {r.final:.2f}",
+        f"at the peak rate a step takes {decayed:.1%} off the weights (rate times decay; usual: 0.003% to 0.1%), and "
+        f"the loss stays at {r.final:.2f}",
         "--weight-decay 0.01",
     )
 

@@ -12,10 +12,13 @@ TINY = 1e-7  # keeps a norm of zero from dividing
 
 
 class Muon(Optimizer):
-    """For matrices alone. lr: the spectral norm of a step of a square matrix."""
+    """For matrices alone. lr: the spectral norm of a step of a square matrix. weight_decay: times lr, the share of the
+    weights that a step takes off, as AdamW does (Liu et al. 2025, Moonlight)."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float, dtype: torch.dtype) -> None:
-        super().__init__(params, dict(lr=lr, momentum=momentum))
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         self.dtype = dtype  # of the matrix products: bfloat16 where the hardware multiplies it
 
     @torch.no_grad()
@@ -29,7 +32,7 @@ class Muon(Optimizer):
                 nesterov_LMN = torch.stack([self._nesterov(weight, group["momentum"]) for weight in weights])
                 rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
                 for weight, update_MN in zip(weights, orthogonal(nesterov_LMN, self.dtype), strict=True):
-                    weight.add_(update_MN, alpha=-rate)
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update_MN, alpha=-rate)
 
     def _nesterov(self, weight: Tensor, momentum: float) -> Tensor:
         """The momentum as it will be after one more gradient like this one."""
@@ -45,14 +48,14 @@ def orthogonal(matrix_LMN: Tensor, dtype: torch.dtype) -> Tensor:
     """Nearly the orthogonal matrix U V^T of each matrix U S V^T: singular values between about 0.7 and 1.2, but for
     those below a two-hundredth of the Frobenius norm, which grow 141 times at most.
 
-    Each step of Newton-Schulz multiplies X by a polynomial of its Gram matrix X X^T. Those polynomials commute, so for
-    wide matrices they are multiplied with each other first, all small and square, and touch X once at the end.
+    Each step of Newton-Schulz multiplies X by a polynomial of its Gram matrix: X X^T, or from the right X^T X where
+    that is the smaller. Those polynomials commute, so they are multiplied with each other first, all small and square,
+    and touch X once at the end.
     """
-    if matrix_LMN.shape[1] > matrix_LMN.shape[2]:
-        return orthogonal(matrix_LMN.mT, dtype).mT
     # Scaled before it is rounded: half precision would make a small gradient zero.
     x_LMN = (matrix_LMN / (matrix_LMN.norm(dim=(1, 2), keepdim=True) * 1.01 + TINY)).to(dtype)
-    gram_LMM = x_LMN @ x_LMN.mT
+    tall = matrix_LMN.shape[1] > matrix_LMN.shape[2]
+    gram_LMM = x_LMN.mT @ x_LMN if tall else x_LMN @ x_LMN.mT
     product_LMM = None
     a, b, c = POLYNOMIAL
     for step in range(STEPS):
@@ -61,4 +64,4 @@ def orthogonal(matrix_LMN: Tensor, dtype: torch.dtype) -> Tensor:
         product_LMM = factor_LMM if product_LMM is None else factor_LMM @ product_LMM
         if step + 1 < STEPS:
             gram_LMM = factor_LMM @ (factor_LMM @ gram_LMM)  # of the X that the factor makes
-    return product_LMM @ x_LMN
+    return x_LMN @ product_LMM if tall else product_LMM @ x_LMN

@@ -14,8 +14,8 @@ MUON_MOMENTUM = 0.95
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW (Loshchilov and Hutter 2019), with decay on its matrices alone; with `muon`, the matrices inside the blocks
-    go to Muon, which makes every direction of an update equally large, and has no decay. `config` is a resolved one."""
+    """AdamW (Loshchilov and Hutter 2019); with `muon`, the matrices inside the blocks go to Muon, which makes every
+    direction of an update equally large. Matrices alone decay. `config` is a resolved one."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     block_matrices = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
     muon = block_matrices if config.optimizer == "muon" else []
@@ -29,7 +29,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=ADAM_BETAS, fused=True)
     ]
     if muon:
-        optimizers.append(Muon(muon, config.muon_rate, MUON_MOMENTUM, DTYPES[config.precision]))
+        optimizers.append(Muon(muon, config.muon_rate, MUON_MOMENTUM, config.weight_decay, DTYPES[config.precision]))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
