@@ -110,7 +110,7 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	-$(if $(wildcard $(RUN)),$(BIN)/python benchmarks/page.py $(RUN))
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
-	$(BIN)/python benchmarks/speed.py fish --of all --steps 1400
+	$(BIN)/python benchmarks/speed.py fish --of all --steps 1440 --weight-decay 0.1
 	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900
 	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900 --precision float32
 	$(BIN)/python benchmarks/speed.py $(TEXT_FILE)

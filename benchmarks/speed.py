@@ -41,6 +41,7 @@ from plain import RECIPE, Material, PaddedBatches, plain_model
 from torch import Tensor
 
 from barreleye import IGNORE, PRESETS, ModelConfig, Run, TrainConfig, Transformer, train
+from barreleye.config import Preset
 from barreleye.data.batches import TextBatches, encode_text
 from barreleye.data.corpus import split_text
 from barreleye.data.text import read_shakespeare, read_text
@@ -156,6 +157,7 @@ def race(
 ) -> None:
     """`marks`: of each part, the loss that is raced to, and the step at which the plain recipe reached it."""
     print(f"{name}; {machine.name()}")
+    print(f"  ours: {shlex.join(['barreleye', 'train', *arguments])}")
     cold = cold_start(arguments)
     print(f"  padding: {plain.padding():.1%} of the plain recipe's tokens, {racers[0].padding():.1%} of ours")
     print(f"  a new process: {cold:.1f} s besides its steps")
@@ -199,13 +201,15 @@ def fish(single: bool, parts: list[str], seeds: int, options: dict[str, object])
     marks = {part: Reached(int(look["step"]), 0.0, look[part]) for part, look in lowest.items()}
     vocab = material.tokenizer.vocab_size
     preset = PRESETS["fish"]
+    ours = dataclasses.replace(preset.train, **options)
+    arguments = ["fish", *options_for(preset, preset.model, ours)]
 
     def racer(seed: int) -> Racer:
         def build() -> Transformer:
             torch.manual_seed(seed)
             return Transformer(dataclasses.replace(preset.model, vocab_size=vocab))
 
-        config = resolve(dataclasses.replace(preset.train, seed=seed, **options))
+        config = resolve(dataclasses.replace(ours, seed=seed))
         return Racer(build, material.batches(config.batch_tokens, seed), config, last_quarter(config))
 
     on_gpu = torch.cuda.is_available()
@@ -217,7 +221,7 @@ def fish(single: bool, parts: list[str], seeds: int, options: dict[str, object])
     racers = [racer(seed) for seed in range(1, seeds + 1)]
     given = racers[0].config.precision
     promised = 20 if on_gpu else 15 if given == "bfloat16" else 6
-    race(f"{material.name}, {given}", racers, plain, marks, material.look, ["fish"], promised)
+    race(f"{material.name}, {given}", racers, plain, marks, material.look, arguments, promised)
 
 
 def last_quarter(config: TrainConfig) -> range:
@@ -241,12 +245,11 @@ def nanogpt(vocab_size: int) -> Transformer:
     return model
 
 
-def our_options() -> list[str]:
-    """What `barreleye train --text` must be given to train as ours does."""
-    base = PRESETS["tiny"]
+def options_for(base: Preset, model: ModelConfig, config: TrainConfig) -> list[str]:
+    """What `barreleye train` must be given to train not as `base` says, but so."""
     return [
         word
-        for usual, ours in ((base.model, OUR_SHAPE), (base.train, OURS))
+        for usual, ours in ((base.model, model), (base.train, config))
         for name, value in vars(ours).items()
         if value != getattr(usual, name)
         for word in (f"--{name.replace('_', '-')}", str(value))
@@ -285,9 +288,9 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
     if mark.loss > NANOGPT_LOSS:
         print("  it does not reach the target; it is counted as if it did with its last step")
     marks = {"all": dataclasses.replace(mark, loss=NANOGPT_LOSS)}
-    arguments = ["--text", file, *our_options()]
-    print(f"  ours: {shlex.join(['barreleye', 'train', *arguments])}")
-    racers = [racer(dataclasses.replace(OURS, seed=seed, **options)) for seed in range(1, seeds + 1)]
+    ours = dataclasses.replace(OURS, **options)
+    arguments = ["--text", file, *options_for(PRESETS["tiny"], OUR_SHAPE, ours)]
+    racers = [racer(dataclasses.replace(ours, seed=seed)) for seed in range(1, seeds + 1)]
     race(f"{Path(file).name} to {NANOGPT_LOSS}", racers, plain, marks, look, arguments, 5)
 
 

@@ -127,7 +127,7 @@ class TrainConfig(Knobs):
     )
     warmup_steps: int = knob(40, "steps over which the rate rises from zero", least=0, most=100_000_000)
     final_rate: float = knob(0.0, "rate at the end, as a share of the peak", least=0, most=1)
-    weight_decay: float = knob(0.01, "times the rate, the share of matrices that a step takes off", least=0, most=100)
+    weight_decay: float = knob(0.01, "of matrices: a step takes this times the rate off them", least=0, most=100)
     clip: float = knob(1.0, "largest gradient norm (0: no clipping)", least=0, most=1e9)
     loss_on: str = knob("all", "which tokens of a chat are learned: all, replies", choices=("all", "replies"))
     seed: int = knob(1, "seed of data, weights and batches", least=0, most=2**31 - 1)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from barreleye import Conversation, Message, ModelConfig, TrainConfig, learn_bpe
+from barreleye import PRESETS, Conversation, Message, ModelConfig, TrainConfig, learn_bpe
 from barreleye.data.chat_format import CHAT_SPECIAL_TOKENS, chat_texts
 from barreleye.training import loop
 from barreleye.training.grow import configure
@@ -150,7 +150,8 @@ def test_a_race_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_our_recipe_is_a_command() -> None:
-    given = dict(zip(speed.our_options()[::2], speed.our_options()[1::2], strict=True))
+    words = speed.options_for(PRESETS["tiny"], speed.OUR_SHAPE, speed.OURS)
+    given = dict(zip(words[::2], words[1::2], strict=True))
     options = {name.removeprefix("--").replace("-", "_"): value for name, value in given.items()}
     typed = {
         name: type(getattr(speed.OURS, name, None) or getattr(speed.OUR_SHAPE, name, None))(value)

@@ -296,6 +296,30 @@ def test_tokenizers_of_other_houses_give_the_ids_that_the_library_gives(house: s
     assert ours.chat is None and not ours.special_ids & set(ours.encode(texts[-1]))
 
 
+@cache
+def cut_as_gpt2() -> tuple[tokenizers.Tokenizer, Tokenizer]:
+    """One that takes a whole word which no merges come to, and is cut by us."""
+    library = train_with_library(chatter(1), 300)
+    library.normalizer = normalizers.NFC()
+    content = json.loads(library.to_str())
+    content["model"]["ignore_merges"] = True
+    content["model"]["vocab"]["ĠaBBa"] = len(content["model"]["vocab"])
+    library = tokenizers.Tokenizer.from_str(json.dumps(content))
+    library.add_special_tokens(["<|endoftext|>"])
+    ours = parse(library.to_str())
+    assert ours._cuts_as_gpt2
+    library.encode_special_tokens = True
+    return library, ours
+
+
+@given(st.text() | st.text("aB1 \n\r\t'sé\u0301🐟-./", max_size=20))
+def test_words_of_another_house_are_merged_as_the_library_merges_them(text: str) -> None:
+    library, ours = cut_as_gpt2()
+    text += " aBBa aBBab <|endoftext|>"
+    assert ours.encode(text) == library.encode(text, add_special_tokens=False).ids
+    assert library.token_to_id("ĠaBBa") in ours.encode(text)
+
+
 def test_the_cuts_of_houses_differ() -> None:
     text = "I'LL pay helloWorld 12345\n\n now/\n"
     ways = {house: str(pre_tokenizers.Sequence(parts).pre_tokenize_str(text)) for house, parts in CUTS.items()}

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,6 +118,20 @@ def test_activation_bytes_are_about_what_the_backward_pass_keeps(variant: dict[s
     assert count(config, batch_tokens=tokens.numel()).activation_bytes == pytest.approx(sum(kept.values()), rel=0.15)
 
 
-def test_counting_builds_nothing() -> None:
+def test_counting_builds_nothing_huge() -> None:
     huge = ModelConfig(n_layers=400, n_heads=100, d_model=20_000, d_ff=80_000, vocab_size=100_000)
     assert count(huge).parameters > 1.9e12
+
+
+def test_counting_takes_no_random_number_and_no_compiler() -> None:
+    """Which torch would import for two seconds."""
+    script = """
+import sys, torch
+from barreleye import ModelConfig
+from barreleye.model.count import count
+before = torch.get_rng_state()
+count(ModelConfig(vocab_size=4096))
+assert torch.equal(torch.get_rng_state(), before)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

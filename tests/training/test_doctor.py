@@ -104,6 +104,8 @@ def test_a_decay_that_eats_the_weights() -> None:
     assert found(falls_to(3.4), weight_decay=10.0)[0] == faults.DECAY
     assert found(falls_to(1.9), weight_decay=10.0) == [] and faults.DECAY not in found(falls_to(3.4))
     assert faults.DECAY not in found(falls_to(3.4), learning_rate=3.0)  # it is the rate
+    assert found(falls_to(3.4), weight_decay=2.0, optimizer="muon")[0] == faults.DECAY
+    assert faults.DECAY not in found(falls_to(3.4), weight_decay=2.0)  # AdamW's rate is lower
 
 
 def test_a_loss_that_rises_at_first_and_falls_at_the_same_rates() -> None:

@@ -197,7 +197,7 @@ class _Words(dict[str, list[int]]):
             ids = self._library.encode(word, add_special_tokens=False).ids
         elif len(parts := ASCII_WORD.findall(word)) > 1:
             ids = [*chain.from_iterable(map(self.__getitem__, parts))]
-        else:  # nothing is left to do but to merge
+        else:  # one word, and ASCII, which no normalizer changes: only merging is left
             ids = [token.id for token in self._model.tokenize(word.translate(LETTER_OF_BYTE))]
         if len(word) <= LONGEST_WORD:
             self[word] = ids

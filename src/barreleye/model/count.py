@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from barreleye.config import ModelConfig
-from barreleye.model.huggingface import our_shapes
+from barreleye.model.transformer import skeleton
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,17 @@ class Count:
 
 
 def count(config: ModelConfig, batch_tokens: int = 2048, optimizer: str = "adamw") -> Count:
-    """Count a model from the shapes of its weights.
+    """Count a model by the shapes of its weights.
 
     A matrix of n weights costs 2n FLOPs per token forward, and twice that again backward; attention adds
     4 * context * (heads' channels) per layer forward (Kaplan et al. 2020, section 2.1, for a full context).
     Activations are those that the backward pass keeps, for `batch_tokens` tokens in rows of a full context.
     """
     seen: dict[str, Component] = {}
-    for name, shape in our_shapes(config).items():
-        if name == "unembed.weight" and config.tie_embeddings:
-            continue
+    for name, parameter in skeleton(config).named_parameters():
         label = ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
         copies = seen[label].copies + 1 if label in seen else 1
-        seen[label] = Component(label, shape, copies)
+        seen[label] = Component(label, tuple(parameter.shape), copies)
     components = tuple(seen.values())
     total = sum(c.parameters for c in components)
     matrices = sum(

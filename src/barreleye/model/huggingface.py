@@ -14,7 +14,6 @@ from barreleye.config import ModelConfig, Sampling
 from barreleye.data.chat_template import IM_END, IM_START
 from barreleye.data.tokenizer import Tokenizer
 
-SMALL = 2**24  # weights, about twice the fish
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
 
 
@@ -173,15 +172,9 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(1)  # it takes as long as reading the weights, and a timeline asks twenty times
 def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    from barreleye.model.transformer import Transformer
+    from barreleye.model.transformer import skeleton
 
-    # The meta device takes no memory, but sines and random numbers there make torch import its compiler, for two
-    # seconds. What is small is sooner built.
-    heads = (config.n_heads + 2 * config.kv_heads) * config.d_head
-    rows = config.vocab_size + config.context_length + config.n_layers * (heads + config.d_ff)
-    small = rows * max(config.d_model, config.d_head) < SMALL
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if small else "meta"):
-        return {name: tuple(p.shape) for name, p in Transformer(config).state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()}
 
 
 def from_huggingface(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

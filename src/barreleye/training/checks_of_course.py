@@ -12,7 +12,7 @@ FEW_WARMUP = 0.01  # of the training
 USUAL_UPDATE = 0.005, 0.02  # of the weights of the blocks, at the highest rate; also in docs/run-folder.md
 LARGE_UPDATE = 0.03
 MOVED = 0.5  # of their length that the weights of the blocks go in a whole training; usually once or several times it
-DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003 to 0.001
+DECAYED = 0.01  # of the weights that a step takes off; usually 0.00003 to 0.0015
 STRONG_DECAY = 1.0  # below it, what takes so much off is the rate; usually 0.01 to 0.1
 
 
@@ -26,7 +26,7 @@ def decay_too_high(r: Record) -> Finding | None:
         return None
     return Finding(
         "weight decay too high",
-        f"at the peak rate a step takes {decayed:.1%} off the weights (rate times decay; usual: 0.003% to 0.1%), and "
+        f"at the peak rate a step takes {decayed:.1%} off the weights (rate times decay; usual: 0.003% to 0.15%), and "
         f"the loss stays at {r.final:.2f}",
         "--weight-decay 0.01",
     )

@@ -1,4 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum, made orthogonal, so that every direction of a matrix moves equally far."""
+"""Muon (Jordan et al. 2024): momentum, made orthogonal, so that every direction of a matrix moves equally far.
+
+L matrices of one shape, M rows, N columns, K the smaller of both.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -55,13 +58,13 @@ def orthogonal(matrix_LMN: Tensor, dtype: torch.dtype) -> Tensor:
     # Scaled before it is rounded: half precision would make a small gradient zero.
     x_LMN = (matrix_LMN / (matrix_LMN.norm(dim=(1, 2), keepdim=True) * 1.01 + TINY)).to(dtype)
     tall = matrix_LMN.shape[1] > matrix_LMN.shape[2]
-    gram_LMM = x_LMN.mT @ x_LMN if tall else x_LMN @ x_LMN.mT
-    product_LMM = None
+    gram_LKK = x_LMN.mT @ x_LMN if tall else x_LMN @ x_LMN.mT
+    product_LKK = None
     a, b, c = POLYNOMIAL
     for step in range(STEPS):
-        factor_LMM = torch.baddbmm(gram_LMM, gram_LMM, gram_LMM, beta=b, alpha=c)
-        factor_LMM.diagonal(dim1=1, dim2=2).add_(a)
-        product_LMM = factor_LMM if product_LMM is None else factor_LMM @ product_LMM
+        factor_LKK = torch.baddbmm(gram_LKK, gram_LKK, gram_LKK, beta=b, alpha=c)
+        factor_LKK.diagonal(dim1=1, dim2=2).add_(a)
+        product_LKK = factor_LKK if product_LKK is None else factor_LKK @ product_LKK
         if step + 1 < STEPS:
-            gram_LMM = factor_LMM @ (factor_LMM @ gram_LMM)  # of the X that the factor makes
-    return x_LMN @ product_LMM if tall else product_LMM @ x_LMN
+            gram_LKK = factor_LKK @ (factor_LKK @ gram_LKK)  # of the X that the factor makes
+    return x_LMN @ product_LKK if tall else product_LKK @ x_LMN
