@@ -157,7 +157,7 @@ def race(
 ) -> None:
     """`marks`: of each part, the loss that is raced to, and the step at which the plain recipe reached it."""
     print(f"{name}; {machine.name()}")
-    print(f"  ours: {shlex.join(['barreleye', 'train', *arguments])}")
+    print(f"  the start is that of: {shlex.join(['barreleye', 'train', *arguments])}")
     cold = cold_start(arguments)
     print(f"  padding: {plain.padding():.1%} of the plain recipe's tokens, {racers[0].padding():.1%} of ours")
     print(f"  a new process: {cold:.1f} s besides its steps")
