@@ -144,6 +144,11 @@ def test_the_ends_of_the_random_numbers_are_tokens_that_can_be_drawn() -> None:
         assert (drawn[:, None] == kept).any(-1).all()
 
 
+def test_logits_that_are_not_numbers_still_give_a_token() -> None:
+    """Whoever breaks a model reads what it says, and not that an index is out of range."""
+    assert sample(torch.full((2, 7), torch.nan), Sampling(), torch.empty(2, 0).long(), torch.rand(2)).tolist() == [0, 0]
+
+
 # A whole text ------------------------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,6 @@ def decode(token, at, weights, kinds, keys_LTHD, values_LTHD, logits_V):  # type
         _add(weights.positions_TC[at], x_C)
     post_F = np.empty(weights.up.bias_LM.shape[1], np.float32)
     gate_F = np.empty(weights.gate.bias_LM.shape[1], np.float32)
-    scores_T = np.empty(at + 1, np.float32)
     for layer in range(n_layers):
         _norm(x_C, weights.norm1_L2C[layer], layernorm, eps, normed_C)
         _multiply(weights.qkv, layer, normed_C, heads_HD.reshape(-1))
@@ -77,10 +76,7 @@ def decode(token, at, weights, kinds, keys_LTHD, values_LTHD, logits_V):  # type
                 _rotate(heads_HD[head], weights.cos_TD[at], weights.sin_TD[at])
         _store(heads_HD, n_heads, keys_LTHD[layer, at])
         _store(heads_HD, n_heads + kv_heads, values_LTHD[layer, at])
-        for head in range(n_heads):
-            shared = head * kv_heads // n_heads
-            z_D = z_N[head * d_head : (head + 1) * d_head]
-            _attend(heads_HD[head], keys_LTHD[layer], values_LTHD[layer], shared, scores_T, z_D)
+        _attend(heads_HD[:n_heads], keys_LTHD[layer], values_LTHD[layer], at + 1, z_N.reshape(n_heads, d_head))
         _multiply(weights.out, layer, z_N, added_C)
         _add(added_C, x_C)
         if len(post_F):
@@ -145,24 +141,28 @@ def _rotate(x_D, cos_D, sin_D):  # type: ignore[no-untyped-def]
         x_D[d + half] = right * cos_D[d + half] + left * sin_D[d + half]
 
 
-@compiled
-def _attend(q_D, keys_THD, values_THD, head, scores_T, z_D):  # type: ignore[no-untyped-def]
-    scale, top, total = np.float32(1 / np.sqrt(len(q_D))), np.float32(-np.inf), np.float32(0)
-    for t in range(len(scores_T)):
-        score = np.float32(0)
-        for d in range(len(q_D)):
-            score += q_D[d] * keys_THD[t, head, d]
-        scores_T[t] = score * scale
-        top = max(top, scores_T[t])
-    for t in range(len(scores_T)):
-        scores_T[t] = np.exp(scores_T[t] - top)
-        total += scores_T[t]
-    for d in range(len(z_D)):
-        z_D[d] = 0
-    for t in range(len(scores_T)):
-        share = scores_T[t] / total
-        for d in range(len(q_D)):
-            z_D[d] += share * values_THD[t, head, d]
+@in_parallel
+def _attend(q_HD, keys_THD, values_THD, length, z_HD):  # type: ignore[no-untyped-def]
+    n_heads, d_head = q_HD.shape
+    kv_heads, scale = keys_THD.shape[1], np.float32(1 / np.sqrt(d_head))
+    for head in prange(n_heads):
+        shared, top, total = head * kv_heads // n_heads, np.float32(-np.inf), np.float32(0)
+        scores_T = np.empty(length, np.float32)
+        for t in range(length):
+            score = np.float32(0)
+            for d in range(d_head):
+                score += q_HD[head, d] * keys_THD[t, shared, d]
+            scores_T[t] = score * scale
+            top = max(top, scores_T[t])
+        for t in range(length):
+            scores_T[t] = np.exp(scores_T[t] - top)
+            total += scores_T[t]
+        for d in range(d_head):
+            z_HD[head, d] = 0
+        for t in range(length):
+            share = scores_T[t] / total
+            for d in range(d_head):
+                z_HD[head, d] += share * values_THD[t, shared, d]
 
 
 @compiled

@@ -132,7 +132,7 @@ class FastStream:
         self.logits_V[:] = prefill(self.decoder.model, torch.tensor([tokens]), self.cache)[0].numpy()
 
     def read(self, token: int) -> None:
-        # Threads meet after each matrix. Where another program has a core, one waits there for the other's turn.
+        # Threads meet after each matrix and each attention. Where another program has a core, one waits for the other.
         decoder = self.decoder
         seconds = self.timed_read(token, 1 if decoder.alone else decoder.threads)
         decoder.alone = max(0, decoder.alone - 1)

@@ -40,8 +40,11 @@ def sample(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor, uniform_B: Te
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
     sum_BV = probabilities(logits_BV, sampling).cumsum(-1)
+    passes_B1 = torch.searchsorted(sum_BV, uniform_B[:, None], right=True)
     # Rounding can end the sum a little below 1: a number above it stands for the last token that adds to it.
-    return ((sum_BV <= uniform_B[:, None]) & (sum_BV < sum_BV[:, -1:])).sum(-1)
+    last_B1 = torch.searchsorted(sum_BV, sum_BV[:, -1:].contiguous())
+    # What is not a number is never passed: the first token stands for it.
+    return passes_B1.minimum(last_B1)[:, 0] % sum_BV.shape[-1]
 
 
 def random_numbers(sampling: Sampling) -> Iterator[float]:
@@ -63,7 +66,7 @@ def penalize(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     """What is drawn from: softmax at the temperature, then top-k, then top-p (Holtzman et al. 2020), summing to 1."""
     # The largest logit is taken off first, so that the smallest temperatures do not overflow.
-    top_B1 = logits_BV.max(-1, keepdim=True).values
+    top_B1 = logits_BV.amax(-1, keepdim=True)
     probs_BV = ((logits_BV - top_B1) / max(sampling.temperature, 1e-6)).softmax(-1)
     if 0 < sampling.top_k < probs_BV.shape[-1]:
         smallest_B1 = probs_BV.topk(sampling.top_k).values[:, -1:]
