@@ -116,6 +116,7 @@ class Racer:
                     if reached[part].loss > target:
                         reached[part] = Reached(step.step, now - paused, min(losses[part], reached[part].loss))
             if step.step in breaks:
+                print(f"    step {step.step} of {self.config.steps}, loss {step.loss:.3f}", file=sys.stderr, flush=True)
                 meanwhile()
             paused += clock() - now
             return all(reached[part].loss <= target for part, target in targets.items())
@@ -279,6 +280,9 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
         batches = TextBatches(tokens, context, config.batch_tokens, config.seed)
         return Racer(build, batches, resolve(config), last_quarter(config))
 
+    ours = dataclasses.replace(OURS, **options)
+    arguments = ["--text", file, *options_for(PRESETS["tiny"], OUR_SHAPE, ours)]
+    racers = [racer(dataclasses.replace(ours, seed=seed)) for seed in range(1, seeds + 1)]
     windows = RandomWindows(tokens, context, NANOGPT.batch_tokens, NANOGPT.seed)
     looks = range(LOOK_EVERY, NANOGPT.steps, LOOK_EVERY)
     plain = Racer(lambda: nanogpt(vocab), windows, resolve(NANOGPT), looks, NANOGPT_BETAS)
@@ -288,9 +292,6 @@ def text(file: str, seeds: int, options: dict[str, object]) -> None:
     if mark.loss > NANOGPT_LOSS:
         print("  it does not reach the target; it is counted as if it did with its last step")
     marks = {"all": dataclasses.replace(mark, loss=NANOGPT_LOSS)}
-    ours = dataclasses.replace(OURS, **options)
-    arguments = ["--text", file, *options_for(PRESETS["tiny"], OUR_SHAPE, ours)]
-    racers = [racer(dataclasses.replace(ours, seed=seed)) for seed in range(1, seeds + 1)]
     race(f"{Path(file).name} to {NANOGPT_LOSS}", racers, plain, marks, look, arguments, 5)
 
 
@@ -303,6 +304,8 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, help="of our recipe (default: the preset's)")
     parser.add_argument("--precision", help="of our recipe (default: the device's best)")
     given = parser.parse_args()
+    if given.seeds < 1 or (given.steps is not None and given.steps < 1):
+        parser.error("a race needs a seed and a step")
     knobs = ("steps", "weight_decay", "precision")
     options = {name: getattr(given, name) for name in knobs if getattr(given, name) is not None}
     if given.data in ("fish", "fish-single"):
