@@ -111,6 +111,7 @@ bench: .venv/bench  ## measure what the README claims, for hours (TEXT=FILE: tha
 	$(BIN)/python benchmarks/induction.py
 	$(BIN)/python benchmarks/decode.py $(wildcard $(RUN))
 	$(BIN)/python benchmarks/speed.py fish --of all --steps 1440 --weight-decay 0.1
+	$(BIN)/python benchmarks/speed.py fish --of replies --steps 2900 --weight-decay 0.1 --seeds 1
 	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900
 	$(BIN)/python benchmarks/speed.py fish-single --of all --steps 900 --precision float32
 	$(BIN)/python benchmarks/speed.py $(TEXT_FILE)
